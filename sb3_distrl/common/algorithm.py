@@ -1,0 +1,315 @@
+"""The base of all algorithms: SB3's DQN with everything around the loss that distributional variants share."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, GymEnv, MaybeCallback, ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
+from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.common.metrics import RunningMeans
+
+Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBufferSamples
+SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
+
+LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
+
+
+class Loss(NamedTuple):
+    """What an algorithm's loss says of a batch; ``metrics`` are further scalars to log as ``train/<name>``."""
+
+    losses: th.Tensor  # [B], with gradient
+    priorities: th.Tensor  # [B], non-negative
+    q_values: th.Tensor  # [B], expected returns of the actions taken
+    metrics: dict[str, th.Tensor]
+
+
+class ValueAlgorithm(DQN):
+    """
+    Value-based learning in SB3: sampling, weighting, exploration, replay ratio, logging. Subclasses bring the loss.
+
+    All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
+    vectorised step on its own. These come on top:
+
+    :param n_steps: rewards in a return (Sutton 1988), in environment steps
+    :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
+    :param prioritized: prioritized replay (Schaul et al. 2016); otherwise uniform
+    :param alpha: how much priorities count in sampling, 0 (not at all) to 1
+    :param beta_initial: exponent of the importance-sampling weights at the beginning
+    :param beta_final: exponent at the end
+    :param beta_fraction: fraction of the training over which beta moves
+    :param replay_ratio: gradient steps per transition, whatever the number of environments; it replaces
+        ``gradient_steps``, and ``train_freq`` says after how many vectorised steps those that are due are done.
+        SB3's ``train_freq`` counts vectorised steps: with ``replay_ratio=None``, 8 environments train 8 times less per
+        transition than 1
+    :raises ValueError: for arguments out of range
+    """
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *,
+        double_q: bool,
+        prioritized: bool,
+        alpha: float,
+        beta_initial: float,
+        beta_final: float,
+        beta_fraction: float,
+        replay_ratio: float | None,
+        verbose: int,
+        **dqn_arguments: Any,
+    ) -> None:
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            if not isinstance(env.action_space, spaces.Discrete):
+                raise ValueError(
+                    f"env has action_space={env.action_space}, but value-based algorithms need a Discrete one: "
+                    "discretise the actions in a wrapper, or use an algorithm for continuous actions such as SAC."
+                )
+        self.double_q = double_q
+        self.prioritized = prioritized
+        self.alpha = alpha
+        self.beta_initial = beta_initial
+        self.beta_final = beta_final
+        self.beta_fraction = beta_fraction
+        self.replay_ratio = replay_ratio
+        self._gradient_steps_due = 0.0
+        self._metrics = RunningMeans()
+        super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
+
+    # Set-up
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        if self.replay_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.replay_buffer_class = PrioritizedDictReplayBuffer if is_dict else PrioritizedReplayBuffer
+        if self.replay_buffer is None and issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
+            self.replay_buffer = self._make_replay_buffer(self.replay_buffer_class)
+        # SB3 would warn that it ignores n_steps: the buffer has it
+        n_steps, self.n_steps = self.n_steps, 1
+        super()._setup_model()
+        self.n_steps = n_steps
+
+    def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
+        settings = dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
+        return buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            **{**settings, **self.replay_buffer_kwargs},
+        )
+
+    def _check_arguments(self) -> None:
+        """
+        :raises ValueError: naming the argument, its value and the remedy
+        """
+        check_at_least("n_steps", self.n_steps, 1, "use 1 for one-step returns")
+        check_at_least("alpha", self.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
+        check_at_least("batch_size", self.batch_size, 1, "use e.g. 32")
+        check_at_least("target_update_interval", self.target_update_interval, 1, "use a number of environment steps")
+        check_fraction("gamma", self.gamma, "use a discount factor such as 0.99", zero=True)
+        check_fraction("tau", self.tau, "use 1 to copy the network to the target network")
+        check_fraction("beta_initial", self.beta_initial, "the paper uses 0.4", zero=True)
+        check_fraction("beta_final", self.beta_final, "the paper uses 1", zero=True)
+        check_fraction("beta_fraction", self.beta_fraction, "use 1 for the whole training")
+        check_fraction("exploration_fraction", self.exploration_fraction, "use the fraction of the training that explores")
+        check_fraction("exploration_initial_eps", self.exploration_initial_eps, "it is a probability", zero=True)
+        check_fraction("exploration_final_eps", self.exploration_final_eps, "it is a probability", zero=True)
+        if self.replay_ratio is not None:
+            if not self.replay_ratio > 0:
+                raise ValueError(f"replay_ratio={self.replay_ratio} must be positive: use gradient steps per transition.")
+            if self.gradient_steps != 1:
+                raise ValueError(
+                    f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
+                    "set only one of them."
+                )
+        buffer_class = self.replay_buffer_class
+        if buffer_class is None or issubclass(buffer_class, PrioritizedReplayBuffer):
+            return
+        if self.prioritized and not hasattr(buffer_class, "update_priorities"):
+            raise ValueError(
+                f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
+                "replay_buffer_class=None for this library's buffer."
+            )
+        if self.n_steps != self.replay_buffer_kwargs.get("n_steps", 1):
+            raise ValueError(
+                f"n_steps={self.n_steps} is not known to replay_buffer_class={buffer_class.__name__}: use "
+                "replay_buffer_class=None for this library's buffer, or set the same n_steps in replay_buffer_kwargs."
+            )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if isinstance(self.replay_buffer, ReplayBuffer) and self.replay_buffer.n_envs != self.n_envs:
+            raise ValueError(
+                f"The replay buffer has n_envs={self.replay_buffer.n_envs}, the environment {self.n_envs}: load the model "
+                "with as many environments as the buffer was filled by, or train with a new buffer."
+            )
+        # SB3 resets the environment in these cases
+        if (reset_num_timesteps or self._last_obs is None) and isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            self.replay_buffer.end_episodes()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    # Acting
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions; unless ``deterministic``, epsilon-greedily with a draw for each environment, and with noise.
+
+        :param observation: one observation, or one for each of several environments
+        :param state: passed through
+        :param episode_start: passed through
+        :param deterministic: greedy, without noise
+        :return: the actions, and the state
+        """
+        if deterministic:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        vectorized = self.policy.is_vectorized_observation(observation)
+        some_obs = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        n_obs = len(some_obs) if vectorized else 1
+        explore = np.random.rand(n_obs) < self.exploration_rate
+        actions = np.empty(n_obs, dtype=np.int64)
+        if not explore.all():
+            actions[:], state = self.policy.predict(observation, state, episode_start, deterministic)
+        for i in np.flatnonzero(explore):
+            actions[i] = self.action_space.sample()
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    # Learning
+
+    @property
+    def beta(self) -> float:
+        """The exponent of the importance-sampling weights at this point of the training."""
+        schedule = LinearSchedule(self.beta_initial, self.beta_final, self.beta_fraction)
+        return schedule(self._current_progress_remaining)
+
+    @abstractmethod
+    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+        """
+        :param batch: n-step transitions
+        :param bootstrap: what the value of the next state counts, gamma^n, and 0 after a termination; shape [B, 1]
+        :return: losses, priorities and values of the batch
+        """
+
+    def _on_step(self) -> None:
+        super()._on_step()
+        if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
+            self._gradient_steps_due += self.replay_ratio * self.n_envs
+
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        """
+        Do gradient steps on batches from the replay buffer.
+
+        :param gradient_steps: how many; with ``replay_ratio``, those that are due are done instead
+        :param batch_size: transitions in each
+        """
+        if self.replay_ratio is not None:
+            gradient_steps = int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
+            self._gradient_steps_due -= gradient_steps
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        for _ in range(gradient_steps):
+            self._gradient_step(self._sample(batch_size))
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self._metrics.count >= LOG_EVERY:
+            self._record_metrics()
+
+    def _sample(self, batch_size: int) -> Samples:
+        assert self.replay_buffer is not None
+        kwargs = dict(beta=self.beta) if self.prioritized else {}
+        return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs)
+
+    def _gradient_step(self, batch: Samples) -> None:
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        losses, priorities, q_values, metrics = self._loss(batch, (1 - batch.dones) * discounts)
+        if self.prioritized:
+            assert isinstance(batch, PrioritizedReplayBufferSamples)
+            weights = batch.weights.squeeze(1)
+            loss = (weights * losses).mean()
+            metrics = {**metrics, "weight_mean": weights.mean()}
+        else:
+            loss = losses.mean()
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        parameters = list(self.q_net.parameters())
+        grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.max_grad_norm is not None:
+            th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        self.policy.optimizer.step()
+
+        if self.prioritized:
+            self.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[union-attr]
+        self._metrics.add({"loss": loss, "q_mean": q_values.mean(), "grad_norm": grad_norm, **metrics})
+
+    # Logging and saving
+
+    def _record_metrics(self) -> dict[str, float]:
+        """
+        Hand the means since the last call to the logger, as ``train/<name>``.
+
+        :return: them
+        """
+        means = self._metrics.pop()
+        for name, value in means.items():
+            self.logger.record(f"train/{name}", value)
+        if self.prioritized:
+            self.logger.record("train/beta", self.beta)
+        return means
+
+    def dump_logs(self) -> None:
+        self._record_metrics()
+        super().dump_logs()
+
+    def learn(
+        self: SelfValueAlgorithm,
+        total_timesteps: int = 50_000_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfValueAlgorithm:
+        """
+        Learn; arguments as in SB3, but for two defaults.
+
+        :param total_timesteps: environment steps over all environments; by default the budget of the papers, 200M Atari
+            frames, which the schedules' default fractions are made for
+        :param callback: called at every step
+        :param log_interval: episodes between logs
+        :param tb_log_name: name of the TensorBoard run; by default that of the algorithm
+        :param reset_num_timesteps: start anew, or go on counting
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: the model
+        """
+        tb_log_name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_metrics"]

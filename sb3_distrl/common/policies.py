@@ -1,0 +1,144 @@
+"""The value network and the policy that Rainbow and IQN share."""
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import nn
+
+from sb3_distrl.networks import MLP, DuelingHead, Head, NatureConv, Noise, NoisyLinear
+
+
+class ValueNetwork(BasePolicy):
+    """
+    Features, then the shared hidden layers, then the head with the last hidden layer.
+
+    Of ``net_arch``, all but the last layer are shared, and each stream of the head has a last layer of its own. With
+    images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
+    in the papers. All fully connected layers are noisy ones where ``noisy``.
+
+    :param observation_space: observation space
+    :param action_space: action space, with A actions
+    :param features_extractor: the feature extractor
+    :param features_dim: size of its output
+    :param net_arch: sizes of the hidden layers
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: divide images by 255
+    :param dueling: whether the head is dueling (Wang et al. 2016)
+    :param noisy: whether layers are noisy (Fortunato et al. 2018)
+    :param noisy_std: initial noise, the paper's sigma_0
+    :param n_outputs: outputs of the head for each action, Z
+    """
+
+    action_space: spaces.Discrete
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        dueling: bool = False,
+        noisy: bool = False,
+        noisy_std: float = 0.5,
+        n_outputs: int = 1,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
+        head = DuelingHead if dueling else Head
+        self.trunk = MLP(features_dim, net_arch[:-1], None, activation_fn, linear)
+        self.head = head(self.trunk.out_features, net_arch[-1:], int(action_space.n), n_outputs, activation_fn, linear)
+
+    def encode(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: what the head takes, shape [B, features]
+        """
+        return self.trunk(self.extract_features(obs, self.features_extractor), noise)
+
+    @abstractmethod
+    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: expected returns, shape [B, A]
+        """
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        noise = Noise.OFF if deterministic else Noise.PER_ROW
+        return self.q_values(observation, noise).argmax(dim=1)
+
+
+class ValuePolicy(DQNPolicy):
+    """
+    Policy with an online and a target value network; SB3's ``DQNPolicy`` around another network.
+
+    Arguments are those of ``DQNPolicy``, and those of the network by name.
+
+    :param net_arch: sizes of the hidden layers; ``None`` is [512] on the convolutions of ``NatureConv``, none on SB3's
+        ``NatureCNN``, which has such a layer itself, and [64, 64] otherwise
+    :param features_extractor_class: ``None`` takes the policy's default
+    :param optimizer_kwargs: arguments of the optimizer other than the learning rate; with the default optimizer, Adam,
+        ``None`` sets the eps of the algorithm's paper
+    :param net_kwargs: arguments of ``network_class``
+    """
+
+    network_class: ClassVar[type[ValueNetwork]]
+    default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    adam_eps: ClassVar[float]
+    q_net: ValueNetwork  # type: ignore[assignment]
+    q_net_target: ValueNetwork  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **net_kwargs: Any,
+    ) -> None:
+        if net_kwargs.get("noisy") and not net_kwargs.get("noisy_std", 0.5) > 0:
+            raise ValueError(f"noisy_std={net_kwargs['noisy_std']} must be positive: use e.g. 0.5, or noisy=False.")
+        features_extractor_class = features_extractor_class or self.default_features_extractor
+        if net_arch is None:
+            net_arch = {NatureConv: [512], NatureCNN: []}.get(features_extractor_class, [64, 64])
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = dict(eps=self.adam_eps)
+        self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+        )
+
+    def make_q_net(self) -> ValueNetwork:  # type: ignore[override]
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return self.network_class(**net_args, **self.net_kwargs).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.net_kwargs}

@@ -1,0 +1,117 @@
+"""Policies of IQN."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
+from sb3_distrl.functional import quantile_midpoints
+from sb3_distrl.networks import NatureConv, Noise, QuantileEmbedding
+
+
+class IQNNetwork(ValueNetwork):
+    """
+    Implicit quantile network (Dabney et al. 2018b): Z_tau(x, a) = f(psi(x) * phi(tau))_a (equation 4 and text).
+
+    psi are the features and all but the last hidden layer, phi the embedding of the fraction, f the head.
+
+    :param n_eval_quantiles: K, fractions over which values are averaged to choose actions
+    :param n_cos: number of cosines of the embedding
+    :param kwargs: arguments of :class:`~sb3_distrl.common.policies.ValueNetwork`
+    :raises ValueError: for numbers below 1
+    """
+
+    def __init__(self, *args: Any, n_eval_quantiles: int = 32, n_cos: int = 64, **kwargs: Any) -> None:
+        for name, value in dict(n_eval_quantiles=n_eval_quantiles, n_cos=n_cos).items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1: use e.g. 32.")
+        super().__init__(*args, **kwargs)
+        self.n_eval_quantiles = n_eval_quantiles
+        self.embedding = QuantileEmbedding(n_cos, self.trunk.out_features)
+
+    def quantiles(self, features: th.Tensor, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param features: of ``encode``, shape [B, features]
+        :param taus: fractions, shape [B, N]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: quantile values, shape [B, N, A]
+        """
+        return self.head(features[:, None] * self.embedding(taus), noise).squeeze(-1)
+
+    def forward(self, obs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param taus: fractions, shape [B, N]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: quantile values, shape [B, N, A]
+        """
+        return self.quantiles(self.encode(obs, noise), taus, noise)
+
+    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """Means over the K midpoints of [0, 1], so that equal observations have equal values."""
+        features = self.encode(obs, noise)
+        taus = quantile_midpoints(self.n_eval_quantiles, features.device).expand(len(features), -1)  # [B, K]
+        return self.quantiles(features, taus, noise).mean(dim=1)
+
+    def sampled_q_values(self, features: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        Means over K fractions drawn from U(0, 1), as in training (section 3.1).
+
+        :param features: of ``encode``, shape [B, features]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: shape [B, A]
+        """
+        taus = th.rand(len(features), self.n_eval_quantiles, device=features.device)
+        return self.quantiles(features, taus, noise).mean(dim=1)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        if deterministic:
+            return super()._predict(observation, deterministic)
+        return self.sampled_q_values(self.encode(observation, Noise.PER_ROW), Noise.PER_ROW).argmax(dim=1)
+
+
+class IQNPolicy(ValuePolicy):
+    """
+    Policy of IQN; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and for the network:
+
+    :param n_quantiles: N, fractions at which the loss evaluates the online network
+    :param n_target_quantiles: N', fractions at which it evaluates the target network
+    :param n_eval_quantiles: K, fractions over which values are averaged to choose actions: drawn in training and in
+        ``predict``, the midpoints of [0, 1] where ``deterministic``
+    :param n_cos: cosines of the embedding
+    :param net_kwargs: ``dueling=False``, ``noisy=False``, ``noisy_std=0.5``
+
+    Adam's eps is 0.01 / 32 (as in QR-DQN, whose settings the paper keeps).
+    """
+
+    network_class = IQNNetwork
+    adam_eps = 0.01 / 32
+
+    def __init__(self, *args: Any, n_quantiles: int = 64, n_target_quantiles: int = 64, **kwargs: Any) -> None:
+        for name, value in dict(n_quantiles=n_quantiles, n_target_quantiles=n_target_quantiles).items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1: the paper uses 64.")
+        super().__init__(*args, **kwargs)
+        self.n_quantiles = n_quantiles
+        self.n_target_quantiles = n_target_quantiles
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        numbers = dict(n_quantiles=self.n_quantiles, n_target_quantiles=self.n_target_quantiles)
+        return {**super()._get_constructor_parameters(), **numbers}
+
+
+MlpPolicy = IQNPolicy
+
+
+class CnnPolicy(IQNPolicy):
+    """Policy of IQN for images."""
+
+    default_features_extractor = NatureConv
+
+
+class MultiInputPolicy(IQNPolicy):
+    """Policy of IQN for Dict observations."""
+
+    default_features_extractor = CombinedExtractor

@@ -1,0 +1,110 @@
+"""Fully connected parts of value networks: plain or dueling, linear or noisy."""
+
+from collections.abc import Callable
+
+import torch as th
+from torch import nn
+
+from sb3_distrl.networks.noisy import Noise, NoisyLinear
+
+LinearFactory = Callable[[int, int], nn.Linear]  # (inputs, outputs) -> layer: nn.Linear, or NoisyLinear with its noisy_std
+
+
+class MLP(nn.Module):
+    """
+    Fully connected layers with an activation after each hidden one, passing the noise on to the noisy layers.
+
+    :param in_features: size of the input
+    :param hidden: sizes of the hidden layers
+    :param out_features: size of the linear output layer; ``None`` ends after the last hidden activation
+    :param activation_fn: the activation
+    :param linear: makes the layers
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: list[int],
+        out_features: int | None,
+        activation_fn: type[nn.Module],
+        linear: LinearFactory,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for size in hidden:
+            self.layers.extend([linear(in_features, size), activation_fn()])
+            in_features = size
+        if out_features is not None:
+            self.layers.append(linear(in_features, out_features))
+            in_features = out_features
+        self.out_features = in_features
+
+    def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        for layer in self.layers:
+            x = layer(x, noise) if isinstance(layer, NoisyLinear) else layer(x)
+        return x
+
+
+class Head(nn.Module):
+    """
+    Outputs for each action, from one stream of layers.
+
+    :param in_features: size of the input
+    :param hidden: sizes of the hidden layers
+    :param n_actions: A
+    :param n_outputs: outputs of each action, Z: atoms of a distribution, or 1
+    :param activation_fn: the activation
+    :param linear: makes the layers
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: list[int],
+        n_actions: int,
+        n_outputs: int,
+        activation_fn: type[nn.Module],
+        linear: LinearFactory,
+    ) -> None:
+        super().__init__()
+        self.n_actions, self.n_outputs = n_actions, n_outputs
+        self.stream = MLP(in_features, hidden, n_actions * n_outputs, activation_fn, linear)
+
+    def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param x: shape [B, ..., in_features]
+        :param noise: see :class:`Noise`
+        :return: shape [B, ..., A, Z]
+        """
+        return self.stream(x, noise).unflatten(-1, (self.n_actions, self.n_outputs))
+
+
+class DuelingHead(Head):
+    """
+    Value and advantage streams, V + A - mean_a A (Wang et al. 2016, equation 9), for each output on its own.
+
+    For a categorical distribution the outputs are logits: they are aggregated before the softmax (Hessel et al. 2018).
+    Arguments as in :class:`Head`; ``hidden`` holds for each of the two streams.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: list[int],
+        n_actions: int,
+        n_outputs: int,
+        activation_fn: type[nn.Module],
+        linear: LinearFactory,
+    ) -> None:
+        super().__init__(in_features, hidden, n_actions, n_outputs, activation_fn, linear)
+        self.value_stream = MLP(in_features, hidden, n_outputs, activation_fn, linear)
+
+    def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param x: shape [B, ..., in_features]
+        :param noise: see :class:`Noise`
+        :return: shape [B, ..., A, Z]
+        """
+        advantages = super().forward(x, noise)  # [B, ..., A, Z]
+        values = self.value_stream(x, noise).unsqueeze(-2)  # [B, ..., 1, Z]
+        return values + advantages - advantages.mean(dim=-2, keepdim=True)

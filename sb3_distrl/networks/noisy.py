@@ -1,0 +1,65 @@
+"""Noisy linear layers (Fortunato et al. 2018, Noisy Networks for Exploration)."""
+
+import math
+from enum import Enum
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+
+class Noise(Enum):
+    """Which noise a forward pass uses. It is an argument of the pass, not a mode of the module: SB3 acts in eval mode."""
+
+    OFF = "off"  # the means alone
+    SHARED = "shared"  # one draw for the whole batch, as in an update
+    PER_ROW = "per row"  # one draw for each row, as in acting in several environments at once
+
+
+def factorised_noise(*shape: int, device: th.device | None = None) -> th.Tensor:
+    """
+    f(x) = sign(x) sqrt(|x|) of standard normal draws (Fortunato et al. 2018, section 3).
+
+    :param shape: shape of the result
+    :param device: where the result lives
+    :return: fresh noise
+    """
+    x = th.randn(*shape, device=device)
+    return x.sign() * x.abs().sqrt()
+
+
+class NoisyLinear(nn.Linear):
+    """
+    Linear layer with factorised Gaussian noise on its weights and biases (Fortunato et al. 2018, equations 9 to 11).
+
+    The noisy weight is mu_ij + sigma_ij f(e_i) f(e_j), so the layer's noise on an input x is
+    f(e_out) * (sigma_w (x * f(e_in)) + sigma_b): no noisy weight matrix is ever built, and each row of a batch can have
+    a draw of its own. Every noisy pass draws afresh, so two passes never share noise.
+
+    ``weight`` and ``bias`` are the means, initialised as in ``nn.Linear``, U(-1/sqrt(p), 1/sqrt(p)) with p inputs, which
+    is the paper's choice; the sigmas all start at ``noisy_std / sqrt(p)``.
+
+    :param in_features: size of the input
+    :param out_features: size of the output
+    :param noisy_std: the paper's sigma_0
+    """
+
+    def __init__(self, in_features: int, out_features: int, noisy_std: float = 0.5) -> None:
+        super().__init__(in_features, out_features)
+        sigma = noisy_std / math.sqrt(in_features)
+        self.weight_sigma = nn.Parameter(th.full((out_features, in_features), sigma))
+        self.bias_sigma = nn.Parameter(th.full((out_features,), sigma))
+
+    def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param x: shape [B, ..., in_features]; with ``Noise.PER_ROW`` all that belongs to one b shares a draw
+        :param noise: which noise to draw
+        :return: shape [B, ..., out_features]
+        """
+        mean = F.linear(x, self.weight, self.bias)
+        if noise is Noise.OFF:
+            return mean
+        rows = (x.shape[0] if noise is Noise.PER_ROW else 1,) + (1,) * (x.ndim - 2)
+        noise_in = factorised_noise(*rows, self.in_features, device=x.device)
+        noise_out = factorised_noise(*rows, self.out_features, device=x.device)
+        return mean + noise_out * F.linear(x * noise_in, self.weight_sigma, self.bias_sigma)

@@ -1,0 +1,5 @@
+from sb3_contrib.qrdqn import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+from sb3_distrl.qrdqn.qrdqn import QRDQN
+
+__all__ = ["QRDQN", "CnnPolicy", "MlpPolicy", "MultiInputPolicy"]

@@ -1,0 +1,101 @@
+"""QR-DQN (Dabney et al. 2018a)."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from sb3_contrib.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.functional import quantile_huber_loss, quantile_midpoints
+
+
+class QRDQN(ValueAlgorithm):
+    """
+    Distributional Reinforcement Learning with Quantile Regression (Dabney et al. 2018a,
+    https://arxiv.org/abs/1710.10044): sb3-contrib's QRDQN, its policies and its defaults, with ``double_q`` and
+    ``prioritized`` on top. It loads what sb3-contrib's QRDQN saved.
+
+    The priority of a transition is its quantile Huber loss, which is what the algorithm minimises.
+
+    :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
+    :param env: environment, or the name of a registered one
+    :param policy_kwargs: ``n_quantiles=200``, and what SB3's DQN takes; Adam's eps is 0.01 / batch_size unless given
+
+    ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``, ``beta_fraction`` and
+    ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's
+    QRDQN.
+
+    :raises ValueError: for arguments out of range
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: QRDQNPolicy  # type: ignore[assignment]
+    q_net: QuantileNetwork  # type: ignore[assignment]
+    q_net_target: QuantileNetwork  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[QRDQNPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 5e-5,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 10_000,
+        double_q: bool = False,
+        prioritized: bool = False,
+        alpha: float = 0.5,
+        beta_initial: float = 0.4,
+        beta_final: float = 1.0,
+        beta_fraction: float = 1.0,
+        replay_ratio: float | None = None,
+        exploration_fraction: float = 0.005,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.01,
+        max_grad_norm: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        policy_kwargs = dict(policy_kwargs or {})
+        if "optimizer_class" not in policy_kwargs:
+            policy_kwargs.setdefault("optimizer_kwargs", dict(eps=0.01 / batch_size))
+        super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
+
+    def _create_aliases(self) -> None:
+        self.q_net = self.quantile_net = self.policy.quantile_net
+        self.q_net_target = self.quantile_net_target = self.policy.quantile_net_target
+        self.n_quantiles = self.policy.n_quantiles
+
+    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+        rows = th.arange(len(bootstrap))
+        with th.no_grad():
+            next_quantiles = self.q_net_target(batch.next_observations)  # [B, N, A]
+            selecting = self.q_net(batch.next_observations) if self.double_q else next_quantiles
+            next_actions = selecting.mean(dim=1).argmax(dim=1)
+            targets = batch.rewards + bootstrap * next_quantiles[rows, :, next_actions]  # [B, N]
+        quantiles = self.q_net(batch.observations)[rows, :, batch.actions.long().squeeze(1)]  # [B, N]
+        losses = quantile_huber_loss(quantiles, targets, quantile_midpoints(self.n_quantiles, self.device))
+        return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "quantile_net", "quantile_net_target"]

@@ -1,0 +1,95 @@
+"""Policies of Rainbow."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
+from sb3_distrl.networks import NatureConv, Noise
+
+
+class RainbowNetwork(ValueNetwork):
+    """
+    Value network of Rainbow (Hessel et al. 2018): logits of a categorical distribution, or plain values.
+
+    :param distributional: categorical distributions (Bellemare et al. 2017); otherwise one value for each action
+    :param n_atoms: number of atoms Z
+    :param v_min: lowest atom, in units of discounted (and, if so, clipped or normalised) return
+    :param v_max: highest atom, in the same units
+    :param kwargs: arguments of :class:`~sb3_distrl.common.policies.ValueNetwork`
+    :raises ValueError: for a support that is none
+    """
+
+    support: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        *,
+        distributional: bool = True,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        dueling: bool = True,
+        noisy: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if n_atoms < 2:
+            raise ValueError(f"n_atoms={n_atoms} is not enough for a distribution: use at least 2, the paper uses 51.")
+        if not v_min < v_max:
+            raise ValueError(f"v_min={v_min} must be less than v_max={v_max}: set both to the range of your returns.")
+        n_outputs = n_atoms if distributional else 1
+        super().__init__(observation_space, action_space, dueling=dueling, noisy=noisy, n_outputs=n_outputs, **kwargs)
+        self.distributional = distributional
+        self.register_buffer("support", th.linspace(v_min, v_max, n_atoms), persistent=False)
+
+    def forward(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: logits over the atoms, shape [B, A, Z]; values, shape [B, A, 1], where not distributional
+        """
+        return self.head(self.encode(obs, noise), noise)
+
+    def mean(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: of ``forward``, shape [B, A, Z]
+        :return: expected returns, shape [B, A]
+        """
+        if not self.distributional:
+            return outputs.squeeze(-1)
+        return outputs.softmax(dim=-1) @ self.support
+
+    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        return self.mean(self(obs, noise))
+
+
+class RainbowPolicy(ValuePolicy):
+    """
+    Policy of Rainbow; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and for the network:
+
+    ``dueling=True``, ``noisy=True``, ``noisy_std=0.5``, ``distributional=True``, ``n_atoms=51``, ``v_min=-10.0``,
+    ``v_max=10.0``, see :class:`RainbowNetwork`. Adam's eps is 1.5e-4 (Hessel et al. 2018, table 1).
+    """
+
+    network_class = RainbowNetwork
+    adam_eps = 1.5e-4
+
+
+MlpPolicy = RainbowPolicy
+
+
+class CnnPolicy(RainbowPolicy):
+    """Policy of Rainbow for images."""
+
+    default_features_extractor = NatureConv
+
+
+class MultiInputPolicy(RainbowPolicy):
+    """Policy of Rainbow for Dict observations."""
+
+    default_features_extractor = CombinedExtractor

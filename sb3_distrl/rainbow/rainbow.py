@@ -1,0 +1,170 @@
+"""Rainbow (Hessel et al. 2018)."""
+
+import warnings
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from torch.nn import functional as F
+
+from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, project_categorical
+from sb3_distrl.networks import Noise
+from sb3_distrl.rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
+
+VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that is worth a warning
+VISIBLE_ATOM_MASS = 0.01  # mass that an atom needs to count for the range of targets named there
+
+
+class Rainbow(ValueAlgorithm):
+    """
+    Rainbow: Combining Improvements in Deep Reinforcement Learning (Hessel et al. 2018, https://arxiv.org/abs/1710.02298).
+
+    Defaults are the paper's (table 1) for Atari, where a step is four frames. Each of the six components switches off on
+    its own: ``double_q``, ``prioritized``, ``n_steps=1``, and in ``policy_kwargs`` ``dueling``, ``noisy`` and
+    ``distributional``. With all of them off this is SB3's DQN; with ``distributional`` alone it is C51, and so on.
+
+    The priority of a transition is the Kullback-Leibler divergence of target and prediction, as in the paper; without
+    ``distributional`` it is the absolute temporal-difference error. The loss is the cross-entropy, whose gradient is the
+    same. The paper does not say whether gradients were clipped; ``max_grad_norm=10`` is DQN Zoo's.
+
+    Choose ``v_min`` and ``v_max`` to hold the discounted (and, if so, clipped or normalised) returns: what lies outside is
+    logged as ``train/clipped_mass``, with one warning when it is much.
+
+    :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
+    :param env: environment, or the name of a registered one
+    :param exploration_initial_eps: epsilon at the beginning; ``None`` is 0 with noisy layers, 1 without
+    :param exploration_final_eps: epsilon at the end; ``None`` is 0 with noisy layers, 0.01 without
+    :param policy_kwargs: ``dueling=True, noisy=True, noisy_std=0.5, distributional=True, n_atoms=51, v_min=-10.0,
+        v_max=10.0``, and what SB3's DQN takes
+
+    ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``, ``beta_fraction`` and
+    ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+
+    :raises ValueError: for arguments out of range
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    q_net: RainbowNetwork  # type: ignore[assignment]
+    q_net_target: RainbowNetwork  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[RainbowPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 6.25e-5,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 20_000,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 3,
+        target_update_interval: int = 8_000,
+        double_q: bool = True,
+        prioritized: bool = True,
+        alpha: float = 0.5,
+        beta_initial: float = 0.4,
+        beta_final: float = 1.0,
+        beta_fraction: float = 1.0,
+        replay_ratio: float | None = None,
+        exploration_fraction: float = 0.00125,
+        exploration_initial_eps: float | None = None,
+        exploration_final_eps: float | None = None,
+        max_grad_norm: float | None = 10.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        noisy = (policy_kwargs or {}).get("noisy", True)
+        if exploration_initial_eps is None:
+            exploration_initial_eps = 0.0 if noisy else 1.0
+        if exploration_final_eps is None:
+            exploration_final_eps = 0.0 if noisy else 0.01
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "noisy", "__class__")}
+        self._warned_of_clipping = False
+        self._target_range = (th.tensor(th.inf), th.tensor(-th.inf))
+        super().__init__(**arguments)
+
+    def _next_outputs(self, next_obs: PyTorchObs) -> th.Tensor:
+        """
+        :param next_obs: shape [B, ...]
+        :return: the target network's outputs for the greedy actions, shape [B, Z]
+        """
+        outputs = self.q_net_target(next_obs, Noise.SHARED)  # [B, A, Z]
+        selecting = self.q_net(next_obs, Noise.SHARED) if self.double_q else outputs
+        actions = self.q_net.mean(selecting).argmax(dim=1)
+        return outputs[th.arange(len(actions)), actions]
+
+    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+        with th.no_grad():
+            next_outputs = self._next_outputs(batch.next_observations)  # [B, Z]
+        actions = batch.actions.long().squeeze(1)
+        outputs = self.q_net(batch.observations, Noise.SHARED)[th.arange(len(actions)), actions]  # [B, Z]
+        loss = self._categorical_loss if self.q_net.distributional else self._scalar_loss
+        return loss(outputs, next_outputs, batch.rewards, bootstrap)
+
+    def _scalar_loss(self, values: th.Tensor, next_values: th.Tensor, rewards: th.Tensor, bootstrap: th.Tensor) -> Loss:
+        """Huber loss of the temporal-difference error (Mnih et al. 2015); all shapes [B, 1]."""
+        targets = rewards + bootstrap * next_values
+        losses = F.smooth_l1_loss(values, targets, reduction="none").squeeze(1)
+        return Loss(losses, (targets - values.detach()).abs().squeeze(1), values.detach().squeeze(1), {})
+
+    def _categorical_loss(self, logits: th.Tensor, next_logits: th.Tensor, rewards: th.Tensor, bootstrap: th.Tensor) -> Loss:
+        """Cross-entropy with the projected target (C51, Algorithm 1); logits [B, Z], the others [B, 1]."""
+        support = self.q_net.support
+        target_atoms = rewards + bootstrap * support  # [B, Z]
+        next_probs = next_logits.softmax(dim=1)
+        target_probs = project_categorical(target_atoms, next_probs, support)  # [B, Z]
+        log_probs = logits.log_softmax(dim=1)
+        losses = cross_entropy(target_probs, log_probs)
+        divergence = (losses.detach() - entropy(target_probs)).clamp(min=0.0)
+        self._see_targets(target_atoms, next_probs)
+        metrics = {"clipped_mass": clipped_mass(target_atoms, next_probs, support).mean()}
+        return Loss(losses, divergence, log_probs.detach().exp() @ support, metrics)
+
+    def _see_targets(self, atoms: th.Tensor, probs: th.Tensor) -> None:
+        """
+        Keep the range of targets for the warning.
+
+        :param atoms: shape [B, Z]
+        :param probs: shape [B, Z]
+        """
+        visible = probs > VISIBLE_ATOM_MASS
+        low, high = self._target_range
+        self._target_range = (
+            th.minimum(atoms.where(visible, th.inf).min(), low.to(atoms.device)),
+            th.maximum(atoms.where(visible, -th.inf).max(), high.to(atoms.device)),
+        )
+
+    def _record_metrics(self) -> dict[str, float]:
+        means = super()._record_metrics()
+        if means.get("clipped_mass", 0.0) > VISIBLE_CLIPPED_MASS and not self._warned_of_clipping:
+            self._warned_of_clipping = True
+            low, high = (float(end) for end in self._target_range)
+            support = self.q_net.support
+            warnings.warn(
+                f"{means['clipped_mass']:.0%} of the target distributions' mass lies outside [v_min, v_max] = "
+                f"[{support[0]:g}, {support[-1]:g}]; targets from {low:.3g} to {high:.3g} were seen, and as they build on "
+                "clipped ones, returns may reach further. Set policy_kwargs=dict(v_min=..., v_max=...) to the range of the "
+                "discounted returns, or normalise rewards.",
+                UserWarning,
+            )
+        return means
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_target_range"]
