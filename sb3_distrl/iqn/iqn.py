@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
-from sb3_distrl.functional import quantile_huber_loss
+from sb3_distrl.functional import of_actions, quantile_huber_loss
 from sb3_distrl.iqn.policies import CnnPolicy, IQNNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_distrl.networks import Noise
 
@@ -105,13 +105,13 @@ class IQN(ValueAlgorithm):
         actions = selecting.argmax(dim=1)
         taus = th.rand(len(actions), self.policy.n_target_quantiles, device=self.device)
         quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
-        return batch.rewards + bootstrap * quantiles[th.arange(len(actions)), :, actions]
+        return batch.rewards + bootstrap * of_actions(quantiles, actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         with th.no_grad():
             targets = self._targets(batch, bootstrap)  # [B, M]
         actions = batch.actions.long().squeeze(1)
         taus = th.rand(len(actions), self.policy.n_quantiles, device=self.device)
-        quantiles = self.q_net(batch.observations, taus, Noise.SHARED)[th.arange(len(actions)), :, actions]  # [B, N]
+        quantiles = of_actions(self.q_net(batch.observations, taus, Noise.SHARED), actions)  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})

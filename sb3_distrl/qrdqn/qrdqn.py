@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
-from sb3_distrl.functional import quantile_huber_loss, quantile_midpoints
+from sb3_distrl.functional import of_actions, quantile_huber_loss, quantile_midpoints
 
 
 class QRDQN(ValueAlgorithm):
@@ -87,13 +87,12 @@ class QRDQN(ValueAlgorithm):
         self.n_quantiles = self.policy.n_quantiles
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        rows = th.arange(len(bootstrap))
         with th.no_grad():
             next_quantiles = self.q_net_target(batch.next_observations)  # [B, N, A]
             selecting = self.q_net(batch.next_observations) if self.double_q else next_quantiles
             next_actions = selecting.mean(dim=1).argmax(dim=1)
-            targets = batch.rewards + bootstrap * next_quantiles[rows, :, next_actions]  # [B, N]
-        quantiles = self.q_net(batch.observations)[rows, :, batch.actions.long().squeeze(1)]  # [B, N]
+            targets = batch.rewards + bootstrap * of_actions(next_quantiles, next_actions)  # [B, N]
+        quantiles = of_actions(self.q_net(batch.observations), batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, quantile_midpoints(self.n_quantiles, self.device))
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch.nn import functional as F
 
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
-from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, project_categorical
+from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, of_actions, project_categorical
 from sb3_distrl.networks import Noise
 from sb3_distrl.rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
@@ -35,6 +35,7 @@ class Rainbow(ValueAlgorithm):
 
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: environment, or the name of a registered one
+    :param exploration_fraction: of the training, over which epsilon falls without noisy layers: 62.5k of 50M steps
     :param exploration_initial_eps: epsilon at the beginning; ``None`` is 0 with noisy layers, 1 without
     :param exploration_final_eps: epsilon at the end; ``None`` is 0 with noisy layers, 0.01 without
     :param policy_kwargs: ``dueling=True, noisy=True, noisy_std=0.5, distributional=True, n_atoms=51, v_min=-10.0,
@@ -108,13 +109,13 @@ class Rainbow(ValueAlgorithm):
         outputs = self.q_net_target(next_obs, Noise.SHARED)  # [B, A, Z]
         selecting = self.q_net(next_obs, Noise.SHARED) if self.double_q else outputs
         actions = self.q_net.mean(selecting).argmax(dim=1)
-        return outputs[th.arange(len(actions)), actions]
+        return of_actions(outputs.mT, actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         with th.no_grad():
             next_outputs = self._next_outputs(batch.next_observations)  # [B, Z]
         actions = batch.actions.long().squeeze(1)
-        outputs = self.q_net(batch.observations, Noise.SHARED)[th.arange(len(actions)), actions]  # [B, Z]
+        outputs = of_actions(self.q_net(batch.observations, Noise.SHARED).mT, actions)  # [B, Z]
         loss = self._categorical_loss if self.q_net.distributional else self._scalar_loss
         return loss(outputs, next_outputs, batch.rewards, bootstrap)
 

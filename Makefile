@@ -1,0 +1,53 @@
+SHELL = /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Made when the environment is complete, so that an interrupted set-up is done again
+STAMP = $(VENV)/.complete
+ENV ?= CartPole-v1
+STEPS ?=
+LINT_PATHS = sb3_distrl tests scripts
+
+.PHONY: help demo test lint type format check-codestyle check commit-checks wheel clean
+
+help:
+	@echo "make demo               train Rainbow on CartPole-v1, evaluate, save, draw the learning curve"
+	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
+	@echo "make test               run the tests"
+	@echo "make lint type format check        ruff, mypy, reformat, all checks without changing files"
+	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
+
+$(STAMP): pyproject.toml constraints-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python scripts/demo.py --env $(ENV) $(if $(STEPS),--steps $(STEPS))
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(LINT_PATHS)
+
+type: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --select I --fix $(LINT_PATHS)
+	$(BIN)/ruff format $(LINT_PATHS)
+
+check-codestyle: $(STAMP)
+	$(BIN)/ruff check $(LINT_PATHS)
+	$(BIN)/ruff format --check $(LINT_PATHS)
+
+check: check-codestyle type
+
+commit-checks: format type lint
+
+wheel: $(STAMP)
+	bash scripts/check_wheel.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,13 @@
+"""Choosing what belongs to the actions."""
+
+import torch as th
+
+
+def of_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    :param values: for each action, shape [B, X, A]
+    :param actions: integers in [0, A), shape [B]
+    :return: the values of these actions, shape [B, X]
+    """
+    assert values.ndim == 3 and actions.shape == values.shape[:1]
+    return values.gather(2, actions[:, None, None].expand(-1, values.shape[1], 1)).squeeze(2)

@@ -1,0 +1,67 @@
+"""What the scripts share: settings from hyperparams/, environments, versions, results."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import yaml
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+from sb3_distrl import IQN, QRDQN, Rainbow
+from sb3_distrl.common.algorithm import ValueAlgorithm
+
+ROOT = Path(__file__).resolve().parent.parent
+ALGORITHMS: dict[str, type[ValueAlgorithm]] = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
+
+
+def is_atari(env_id: str) -> bool:
+    """
+    :param env_id: name of an environment
+    :return: whether it is an Atari game without frame skip of its own, which SB3's wrappers expect
+    """
+    return env_id.endswith("NoFrameskip-v4")
+
+
+def load_settings(algo: str, env_id: str) -> dict[str, Any]:
+    """
+    :param algo: "rainbow" or "iqn"
+    :param env_id: name of an environment
+    :return: its entry in hyperparams/<algo>.yml: ``n_timesteps``, ``policy``, and arguments of the algorithm
+    :raises ValueError: if there is none
+    """
+    entries = yaml.safe_load((ROOT / "hyperparams" / f"{algo}.yml").read_text())
+    name = "atari" if is_atari(env_id) and env_id not in entries else env_id
+    if name not in entries:
+        raise ValueError(f"env={env_id} has no entry in hyperparams/{algo}.yml: use one of {sorted(entries)}, or add one.")
+    return {key: value for key, value in entries[name].items() if key not in ("env_wrapper", "frame_stack")}
+
+
+def make_env(env_id: str, seed: int, monitor_dir: Path | None = None, evaluation: bool = False) -> VecEnv:
+    """
+    :param env_id: name of an environment
+    :param seed: seed
+    :param monitor_dir: folder for the episodes' returns
+    :param evaluation: whole games with unclipped rewards, in Atari
+    :return: one environment, with SB3's preprocessing and four stacked frames for Atari
+    """
+    folder = None if monitor_dir is None else str(monitor_dir)
+    if not is_atari(env_id):
+        return make_vec_env(env_id, seed=seed, monitor_dir=folder)
+    wrapper_kwargs = dict(terminal_on_life_loss=False, clip_reward=False) if evaluation else {}
+    return VecFrameStack(make_atari_env(env_id, seed=seed, monitor_dir=folder, wrapper_kwargs=wrapper_kwargs), n_stack=4)
+
+
+def machine() -> str:
+    """:return: one line with the versions and the processor that a result was made with"""
+    packages = ("sb3-distrl", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return f"Python {platform.python_version()}, {versions}; {processor()}"
+
+
+def processor() -> str:
+    """:return: name of the processor, where the system tells it"""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
