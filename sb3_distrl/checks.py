@@ -32,7 +32,11 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
     :param name: what the values are
     :param values: any shape
     :param remedy: what to do
-    :raises ValueError: if any value is infinite or not a number
+    :raises ValueError: if any value is not a number, or infinite as float32, in which networks compute
     """
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise ValueError(f"{name}={values[~np.isfinite(values)][0]} is not finite: {remedy}.")
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if not finite.all():
+        raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")

@@ -118,8 +118,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         super().reset()
         self.tree = SumTree(self.buffer_size * self.n_envs)
         self.max_priority = 1.0
-        self.dones[:] = 0
-        self.timeouts[:] = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Whoever loads the buffer goes on with another environment, or with the same one at another state
@@ -150,8 +148,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             arrays = {f"{name}[{key!r}]": array for key, array in value.items()} if isinstance(value, dict) else {name: value}
             for part, array in arrays.items():
                 check_finite(part, np.asarray(array), ENVIRONMENT_REMEDY)
-        if self.size() > 0:
-            self._end_interrupted(~self._continues(obs))
+        self._end_interrupted(~self._continues(obs))
         slots = self.pos * self.n_envs + np.arange(self.n_envs)
         self.timeouts[self.pos] = 0  # SB3 leaves the overwritten ones where it does not handle timeouts
         super().add(obs, next_obs, action, reward, done, infos)  # type: ignore[arg-type]
@@ -177,8 +174,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         The last stored transitions then count as truncated, so that no n-step return reaches past them.
         """
-        if self.size() > 0:
-            self._end_interrupted(np.ones(self.n_envs, dtype=bool))
+        self._end_interrupted(np.ones(self.n_envs, dtype=bool))
 
     def _end_interrupted(self, interrupted: np.ndarray) -> None:
         """
@@ -186,7 +182,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         :param interrupted: shape [n_envs]
         """
-        last = self.pos - 1  # -1 is the last row of a full buffer
+        last = self.pos - 1  # -1 is the last row, of a full buffer; in an empty one nobody reads it before it is written
         self.timeouts[last][interrupted & (self.dones[last] == 0)] = 1
 
     # Sampling
@@ -226,7 +222,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         priorities = np.abs(priorities.reshape(-1).astype(np.float64)) + self.priority_eps
         check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
         self.max_priority = max(self.max_priority, float(priorities.max()))
-        self.tree.update(np.asarray(indices), priorities**self.alpha)
+        live = self.tree[indices] > 0  # the buffer may have been reset since the sample
+        self.tree.update(indices[live], priorities[live] ** self.alpha)
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None
