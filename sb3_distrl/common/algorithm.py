@@ -1,5 +1,6 @@
 """The base of all algorithms: SB3's DQN with everything around the loss that distributional variants share."""
 
+import inspect
 from abc import abstractmethod
 from typing import Any, NamedTuple, TypeVar
 
@@ -137,19 +138,36 @@ class ValueAlgorithm(DQN):
                     f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
                     "set only one of them."
                 )
-        buffer_class = self.replay_buffer_class
-        if buffer_class is None or issubclass(buffer_class, PrioritizedReplayBuffer):
-            return
+        if self.replay_buffer_class is not None:
+            self._check_priorities(self.replay_buffer_class)
+            self._check_returns(self.replay_buffer_class)
+
+    def _check_priorities(self, buffer_class: type[ReplayBuffer]) -> None:
+        """
+        :param buffer_class: of the buffer to train with
+        :raises ValueError: if the algorithm needs priorities, and the buffer has none
+        """
         if self.prioritized and not hasattr(buffer_class, "update_priorities"):
             raise ValueError(
                 f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
                 "replay_buffer_class=None for this library's buffer."
             )
-        if self.n_steps != self.replay_buffer_kwargs.get("n_steps", 1):
-            raise ValueError(
-                f"n_steps={self.n_steps} is not known to replay_buffer_class={buffer_class.__name__}: use "
-                "replay_buffer_class=None for this library's buffer, or set the same n_steps in replay_buffer_kwargs."
-            )
+
+    def _check_returns(self, buffer_class: type[ReplayBuffer]) -> None:
+        """
+        :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
+        :raises ValueError: if the buffer's returns would not be the algorithm's
+        """
+        own = issubclass(buffer_class, PrioritizedReplayBuffer)
+        parameters = inspect.signature(buffer_class).parameters
+        for name, where_none in dict(n_steps=1, gamma=self.gamma).items():
+            value = getattr(self, name)
+            default = value if own else parameters[name].default if name in parameters else where_none
+            if self.replay_buffer_kwargs.get(name, default) != value:
+                raise ValueError(
+                    f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: use "
+                    f"replay_buffer_class=None for this library's buffer, or set the same {name} in replay_buffer_kwargs."
+                )
 
     def _setup_learn(
         self,
@@ -159,7 +177,9 @@ class ValueAlgorithm(DQN):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if isinstance(self.replay_buffer, ReplayBuffer) and self.replay_buffer.n_envs != self.n_envs:
+        assert self.replay_buffer is not None
+        self._check_priorities(type(self.replay_buffer))
+        if self.replay_buffer.n_envs != self.n_envs:
             raise ValueError(
                 f"The replay buffer has n_envs={self.replay_buffer.n_envs}, the environment {self.n_envs}: load the model "
                 "with as many environments as the buffer was filled by, or train with a new buffer."

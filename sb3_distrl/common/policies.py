@@ -34,6 +34,7 @@ class ValueNetwork(BasePolicy):
     :param noisy: whether layers are noisy (Fortunato et al. 2018)
     :param noisy_std: initial noise, the paper's sigma_0
     :param n_outputs: outputs of the head for each action, Z
+    :raises ValueError: for noise that is not positive
     """
 
     action_space: spaces.Discrete
@@ -55,6 +56,8 @@ class ValueNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
+        if noisy and not noisy_std > 0:
+            raise ValueError(f"noisy_std={noisy_std} must be positive: use e.g. 0.5, or noisy=False.")
         linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
         head = DuelingHead if dueling else Head
         self.trunk = MLP(features_dim, net_arch[:-1], None, activation_fn, linear)
@@ -115,8 +118,6 @@ class ValuePolicy(DQNPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **net_kwargs: Any,
     ) -> None:
-        if net_kwargs.get("noisy") and not net_kwargs.get("noisy_std", 0.5) > 0:
-            raise ValueError(f"noisy_std={net_kwargs['noisy_std']} must be positive: use e.g. 0.5, or noisy=False.")
         features_extractor_class = features_extractor_class or self.default_features_extractor
         if net_arch is None:
             net_arch = {NatureConv: [512], NatureCNN: []}.get(features_extractor_class, [64, 64])

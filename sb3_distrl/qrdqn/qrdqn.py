@@ -8,6 +8,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
 from sb3_distrl.functional import of_actions, quantile_huber_loss, quantile_midpoints
 
@@ -78,8 +79,12 @@ class QRDQN(ValueAlgorithm):
     ) -> None:
         policy_kwargs = dict(policy_kwargs or {})
         if "optimizer_class" not in policy_kwargs:
-            policy_kwargs.setdefault("optimizer_kwargs", dict(eps=0.01 / batch_size))
+            policy_kwargs.setdefault("optimizer_kwargs", dict(eps=0.01 / max(batch_size, 1)))
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_at_least("n_quantiles", self.policy_kwargs.get("n_quantiles", 1), 1, "the paper uses 200")
 
     def _create_aliases(self) -> None:
         self.q_net = self.quantile_net = self.policy.quantile_net

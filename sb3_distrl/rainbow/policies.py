@@ -1,5 +1,6 @@
 """Policies of Rainbow."""
 
+import math
 from typing import Any
 
 import torch as th
@@ -42,6 +43,9 @@ class RainbowNetwork(ValueNetwork):
             raise ValueError(f"n_atoms={n_atoms} is not enough for a distribution: use at least 2, the paper uses 51.")
         if not v_min < v_max:
             raise ValueError(f"v_min={v_min} must be less than v_max={v_max}: set both to the range of your returns.")
+        for name, value in dict(v_min=v_min, v_max=v_max).items():
+            if math.isinf(value):
+                raise ValueError(f"{name}={value} must be finite: set v_min and v_max to the range of your returns.")
         n_outputs = n_atoms if distributional else 1
         super().__init__(observation_space, action_space, dueling=dueling, noisy=noisy, n_outputs=n_outputs, **kwargs)
         self.distributional = distributional
