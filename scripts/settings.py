@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_distrl import IQN, QRDQN, Rainbow
@@ -35,7 +36,11 @@ def load_settings(algo: str, env_id: str) -> dict[str, Any]:
     name = "atari" if is_atari(env_id) and env_id not in entries else env_id
     if name not in entries:
         raise ValueError(f"env={env_id} has no entry in hyperparams/{algo}.yml: use one of {sorted(entries)}, or add one.")
-    return {key: value for key, value in entries[name].items() if key not in ("env_wrapper", "frame_stack")}
+    settings = {key: value for key, value in entries[name].items() if key not in ("env_wrapper", "frame_stack")}
+    learning_rate = settings["learning_rate"]
+    if isinstance(learning_rate, str):  # rl-zoo3's notation for a linear schedule to 0
+        settings["learning_rate"] = LinearSchedule(float(learning_rate.removeprefix("lin_")), 0.0, 1.0)
+    return settings
 
 
 def make_env(env_id: str, seed: int, monitor_dir: Path | None = None, evaluation: bool = False) -> VecEnv:

@@ -139,7 +139,8 @@ def test_buffer_without_priorities(algorithm: type[ValueAlgorithm], buffer_class
         rf"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or replay_buffer_class=None"
     )
     with pytest.raises(ValueError, match=message):
-        make(algorithm, prioritized=True, n_steps=1, replay_buffer_class=buffer_class)
+        kind = "dict" if buffer_class is DictReplayBuffer else "box"
+        make(algorithm, kind=kind, prioritized=True, n_steps=1, replay_buffer_class=buffer_class)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -159,6 +160,31 @@ def test_buffer_without_n_steps(algorithm: type[ValueAlgorithm]) -> None:
         make(algorithm, prioritized=False, n_steps=1, replay_buffer_class=NStepReplayBuffer)
     kwargs = dict(n_steps=3, gamma=0.99)
     model = make(algorithm, prioritized=False, n_steps=3, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs)
+    model.learn(40)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_buffer_settings_that_contradict_the_algorithm(algorithm: type[ValueAlgorithm]) -> None:
+    for kwargs, message in (
+        (dict(n_steps=5), r"^n_steps=3 .*set the same n_steps in replay_buffer_kwargs"),
+        (dict(gamma=0.5), r"^gamma=0\.99 .*set the same gamma in replay_buffer_kwargs"),
+        (dict(beta=0.5), r"^replay_buffer_kwargs has beta=0\.5, .*set beta_initial and beta_final"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(algorithm, n_steps=3, prioritized=True, replay_buffer_kwargs=kwargs)
+    with pytest.raises(ValueError, match=r"^gamma=0\.9 is not known to replay_buffer_class=NStepReplayBuffer"):
+        kwargs = dict(n_steps=3)  # gamma is 0.99 there
+        make(
+            algorithm,
+            gamma=0.9,
+            n_steps=3,
+            prioritized=False,
+            replay_buffer_class=NStepReplayBuffer,
+            replay_buffer_kwargs=kwargs,
+        )
+    agreeing = dict(n_steps=3, gamma=0.9, priority_eps=1e-3)
+    model = make(algorithm, n_steps=3, gamma=0.9, prioritized=True, replay_buffer_kwargs=agreeing)
+    assert model.replay_buffer.priority_eps == 1e-3
     model.learn(40)
 
 

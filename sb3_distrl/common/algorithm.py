@@ -138,9 +138,9 @@ class ValueAlgorithm(DQN):
                     f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
                     "set only one of them."
                 )
-        if self.replay_buffer_class is not None:
-            self._check_priorities(self.replay_buffer_class)
-            self._check_returns(self.replay_buffer_class)
+        buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        self._check_priorities(buffer_class)
+        self._check_buffer_settings(buffer_class)
 
     def _check_priorities(self, buffer_class: type[ReplayBuffer]) -> None:
         """
@@ -153,11 +153,16 @@ class ValueAlgorithm(DQN):
                 "replay_buffer_class=None for this library's buffer."
             )
 
-    def _check_returns(self, buffer_class: type[ReplayBuffer]) -> None:
+    def _check_buffer_settings(self, buffer_class: type[ReplayBuffer]) -> None:
         """
         :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
-        :raises ValueError: if the buffer's returns would not be the algorithm's
+        :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
         """
+        if "beta" in self.replay_buffer_kwargs:
+            raise ValueError(
+                f"replay_buffer_kwargs has beta={self.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
+                "set beta_initial and beta_final instead."
+            )
         own = issubclass(buffer_class, PrioritizedReplayBuffer)
         parameters = inspect.signature(buffer_class).parameters
         for name, where_none in dict(n_steps=1, gamma=self.gamma).items():

@@ -95,6 +95,16 @@ def record(model: BaseAlgorithm) -> Recorder:
     return recorder
 
 
+def logged(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    :param model: a model that has learnt
+    :return: what it has to log now
+    """
+    recorder = record(model)
+    model.dump_logs()
+    return recorder.lines[-1]
+
+
 def snapshot(model: BaseAlgorithm) -> dict[str, th.Tensor]:
     """
     :param model: any

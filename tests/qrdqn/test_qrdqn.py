@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_distrl import QRDQN
 from tests.common.batches import B, hand_made_batch, loss_of, mean_choice, scramble
-from tests.common.settings import make
+from tests.common.settings import logged, make
 
 N = 4
 
@@ -62,7 +62,7 @@ def test_weights_multiply_the_loss_of_each_sample() -> None:
     losses = loss.losses.tolist()
     model._gradient_step(batch)
     expected = sum(float(batch.weights[b]) * losses[b] for b in range(B)) / B
-    assert model._metrics.pop()["loss"] == pytest.approx(expected, rel=1e-5)
+    assert logged(model)["train/loss"] == pytest.approx(expected, rel=1e-5)
     masses = (loss.priorities.double().numpy() + 1e-6) ** 0.5
     assert model.replay_buffer.tree[batch.indices] == pytest.approx(masses, rel=1e-6)
 

@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_distrl import Rainbow
 from tests.common.batches import B, argmax, hand_made_batch, loss_of, scramble
-from tests.common.settings import make
+from tests.common.settings import logged, make
 
 Z = 7
 SUPPORT = [-2.0 + 5.0 * i / (Z - 1) for i in range(Z)]  # -2 to 3
@@ -148,17 +148,17 @@ def test_weights_multiply_the_loss_of_each_sample(distributional: bool, prioriti
     assert any(gradient.abs().max() > 0.01 for gradient in gradients)
     for parameter, old, gradient in zip(model.q_net.parameters(), before, gradients, strict=True):
         assert th.allclose(old - parameter, gradient, rtol=1e-4, atol=1e-5)
-    metrics = model._metrics.pop()
-    assert metrics["loss"] == pytest.approx(mean_loss.item(), rel=1e-5)
+    metrics = logged(model)
+    assert metrics["train/loss"] == pytest.approx(mean_loss.item(), rel=1e-5)
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
-    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    assert metrics["q_mean"] == pytest.approx(float(loss.q_values.mean()), rel=1e-4)
+    assert metrics["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert metrics["train/q_mean"] == pytest.approx(float(loss.q_values.mean()), rel=1e-4)
     if prioritized:
-        assert metrics["weight_mean"] == pytest.approx(2.65 / B)
+        assert metrics["train/weight_mean"] == pytest.approx(2.65 / B)
         expected = (loss.priorities.double().numpy() + 1e-6) ** 0.5
         assert model.replay_buffer.tree[batch.indices] == pytest.approx(expected, rel=1e-6)
     else:
-        assert "weight_mean" not in metrics
+        assert "train/weight_mean" not in metrics
         assert np.array_equal(model.replay_buffer.tree[batch.indices], masses)
 
 
@@ -170,4 +170,4 @@ def test_gradient_norm_is_clipped_and_logged_as_it_was() -> None:
     model._gradient_step(hand_made_batch())
     moved = [old - new.detach() for old, new in zip(before, model.q_net.parameters(), strict=True)]
     assert math.sqrt(sum(float(each.square().sum()) for each in moved)) == pytest.approx(0.01, rel=1e-2)
-    assert model._metrics.pop()["grad_norm"] > 0.1
+    assert logged(model)["train/grad_norm"] > 0.1
