@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--buffer-size", type=int, default=50_000)
     parser.add_argument("--learning-starts", type=int, default=5_000)
+    parser.add_argument("--games", type=int, default=2, help="evaluation games; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -37,7 +38,6 @@ def main() -> None:
     model.logger.dump(model.num_timesteps)
 
     eval_env = make_env(ENV, args.seed + 1000, evaluation=True)
-    mean, std = evaluate_policy(model, eval_env, n_eval_episodes=2)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.zip")
         loaded = algorithm.load(Path(folder) / "model.zip")
@@ -49,7 +49,10 @@ def main() -> None:
     print(f"{args.algo}: {model.num_timesteps} steps, {model._n_updates} gradient steps")
     print(f"collecting {args.learning_starts / (collected - start):.0f} steps/s before learning starts")
     print(f"learning {(args.steps - args.learning_starts) / (learned - collected):.1f} steps/s")
-    print(f"evaluation {mean:.1f} +- {std:.1f} over 2 games; loaded model acts the same: {same}")
+    print(f"loaded model acts the same: {same}")
+    if args.games:
+        mean, std = evaluate_policy(model, eval_env, n_eval_episodes=args.games)
+        print(f"evaluation {mean:.1f} +- {std:.1f} over {args.games} games")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

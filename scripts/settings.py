@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import ale_py
+import gymnasium
 import yaml
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
@@ -54,6 +56,7 @@ def make_env(env_id: str, seed: int, monitor_dir: Path | None = None, evaluation
     folder = None if monitor_dir is None else str(monitor_dir)
     if not is_atari(env_id):
         return make_vec_env(env_id, seed=seed, monitor_dir=folder)
+    gymnasium.register_envs(ale_py)
     wrapper_kwargs = dict(terminal_on_life_loss=False, clip_reward=False) if evaluation else {}
     return VecFrameStack(make_atari_env(env_id, seed=seed, monitor_dir=folder, wrapper_kwargs=wrapper_kwargs), n_stack=4)
 
