@@ -169,10 +169,12 @@ class ValueAlgorithm(DQN):
             value = getattr(self, name)
             default = value if own else parameters[name].default if name in parameters else where_none
             if self.replay_buffer_kwargs.get(name, default) != value:
-                raise ValueError(
-                    f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: use "
-                    f"replay_buffer_class=None for this library's buffer, or set the same {name} in replay_buffer_kwargs."
+                remedy = (
+                    f"leave {name} out of replay_buffer_kwargs"
+                    if own
+                    else f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
                 )
+                raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
 
     def _setup_learn(
         self,
@@ -262,7 +264,7 @@ class ValueAlgorithm(DQN):
             self._gradient_step(self._sample(batch_size))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self._metrics.count >= LOG_EVERY:
+        if self._metrics.count // LOG_EVERY > (self._metrics.count - gradient_steps) // LOG_EVERY:
             self._record_metrics()
 
     def _sample(self, batch_size: int) -> Samples:
@@ -297,11 +299,11 @@ class ValueAlgorithm(DQN):
 
     def _record_metrics(self) -> dict[str, float]:
         """
-        Hand the means since the last call to the logger, as ``train/<name>``.
+        Hand the means since the last log to the logger, as ``train/<name>``.
 
         :return: them
         """
-        means = self._metrics.pop()
+        means = self._metrics.means()
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
         if self.prioritized:
@@ -310,6 +312,7 @@ class ValueAlgorithm(DQN):
 
     def dump_logs(self) -> None:
         self._record_metrics()
+        self._metrics = RunningMeans()
         super().dump_logs()
 
     def learn(

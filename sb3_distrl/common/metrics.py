@@ -18,13 +18,11 @@ class RunningMeans:
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
         self.count += 1
 
-    def pop(self) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """
-        :return: the means since the last call, empty if nothing was added; one transfer for all
+        :return: the means of all that was added, empty if nothing was; one transfer for all
         """
         if self.count == 0:
             return {}
         means = (th.stack(list(self.sums.values())) / self.count).tolist()
-        names = list(self.sums)
-        self.__init__()  # type: ignore[misc]
-        return dict(zip(names, means, strict=True))
+        return dict(zip(self.sums, means, strict=True))

@@ -21,7 +21,7 @@ class ValueNetwork(BasePolicy):
 
     Of ``net_arch``, all but the last layer are shared, and each stream of the head has a last layer of its own. With
     images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
-    in the papers. All fully connected layers are noisy ones where ``noisy``.
+    in the papers. All these layers are noisy ones where ``noisy``; those of a features extractor are as it makes them.
 
     :param observation_space: observation space
     :param action_space: action space, with A actions

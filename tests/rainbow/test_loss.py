@@ -15,6 +15,9 @@ Z = 7
 SUPPORT = [-2.0 + 5.0 * i / (Z - 1) for i in range(Z)]  # -2 to 3
 
 
+INSIDE = th.tensor([[0.2], [0.7], [0.1], [-0.5], [-0.4]])  # rewards with which no target leaves the support
+
+
 def model_with(distributional: bool, double_q: bool, **kwargs: Any) -> Any:
     policy_kwargs = dict(distributional=distributional, noisy=False, n_atoms=Z, v_min=-2.0, v_max=3.0)
     return scramble(
@@ -132,7 +135,7 @@ def test_weights_multiply_the_loss_of_each_sample(distributional: bool, prioriti
     """A step of plain gradient descent with rate 1 moves the parameters by the gradient."""
     model = model_with(distributional, True, prioritized=prioritized, learning_starts=100, max_grad_norm=None)
     model.learn(20)  # so that the buffer holds the indices of the batch
-    batch = hand_made_batch()
+    batch = hand_made_batch(rewards=INSIDE)
     model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=1.0)
     weights = batch.weights.squeeze(1) if prioritized else th.ones(B)
     loss = loss_of(model, batch)
@@ -167,7 +170,7 @@ def test_gradient_norm_is_clipped_and_logged_as_it_was() -> None:
     model.learn(20)
     model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in model.q_net.parameters()]
-    model._gradient_step(hand_made_batch())
+    model._gradient_step(hand_made_batch(rewards=INSIDE))
     moved = [old - new.detach() for old, new in zip(before, model.q_net.parameters(), strict=True)]
     assert math.sqrt(sum(float(each.square().sum()) for each in moved)) == pytest.approx(0.01, rel=1e-2)
     assert logged(model)["train/grad_norm"] > 0.1
