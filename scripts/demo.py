@@ -64,6 +64,8 @@ def main() -> None:
     steps = args.steps or default_steps
     folder = args.output / f"rainbow-{args.env}"
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in ("best_model.zip", "evaluations.npz"):
+        (folder / earlier).unlink(missing_ok=True)
     if not is_atari(args.env):
         th.set_num_threads(1)  # small networks lose more by handing work to other threads than they gain
 
@@ -87,21 +89,23 @@ def main() -> None:
         print("\nInterrupted.")
     model.save(folder / "model.zip")
     print(f"Trained for {model.num_timesteps:,} steps. Saved {folder / 'model.zip'}")
-    if len(np.loadtxt(folder / "0.monitor.csv", delimiter=",", skiprows=2, ndmin=2)) > 0:
+    if model.ep_info_buffer:  # at least one episode has ended
         print(f"Drew the learning curve: {draw_learning_curve(folder, f'Rainbow on {args.env}')}")
 
     if (folder / "best_model.zip").exists():
+        print(f"The best model of the evaluations is {folder / 'best_model.zip'}")
         model = Rainbow.load(folder / "best_model.zip")
     n_episodes = 100 if solved else 5
     returns, _ = evaluate_policy(model, eval_env, n_eval_episodes=n_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))
-    print(f"Mean return of {n_episodes} fresh evaluation episodes: {mean:.1f} +- {std:.1f}")
+    print(f"Its mean return over {n_episodes} fresh episodes: {mean:.1f} +- {std:.1f}")
     if solved:
         print(f"{args.env} counts as solved from {solved:g} on: {'solved' if mean >= solved else 'not solved this time'}.")
     print("What to run next:")
-    print("  make demo ENV=PongNoFrameskip-v4      the same from pixels; takes hours on a CPU")
-    print("  make test                             the tests")
-    print(f'  python -c "from sb3_distrl import Rainbow; print(Rainbow.load({str(folder / "model.zip")!r}).policy)"')
+    if not is_atari(args.env):
+        print("  make demo ENV=PongNoFrameskip-v4   the same from pixels; takes hours on a CPU")
+    print("  make test                          the tests")
+    print(f"In Python, what was trained is Rainbow.load({str(folder / 'model.zip')!r}).")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import gymnasium
 import yaml
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
@@ -51,14 +51,15 @@ def make_env(env_id: str, seed: int, monitor_dir: Path | None = None, evaluation
     :param seed: seed
     :param monitor_dir: folder for the episodes' returns
     :param evaluation: whole games with unclipped rewards, in Atari
-    :return: one environment, with SB3's preprocessing and four stacked frames for Atari
+    :return: one environment, with SB3's preprocessing and four stacked, channel-first frames for Atari
     """
     folder = None if monitor_dir is None else str(monitor_dir)
     if not is_atari(env_id):
         return make_vec_env(env_id, seed=seed, monitor_dir=folder)
     gymnasium.register_envs(ale_py)
     wrapper_kwargs = dict(terminal_on_life_loss=False, clip_reward=False) if evaluation else {}
-    return VecFrameStack(make_atari_env(env_id, seed=seed, monitor_dir=folder, wrapper_kwargs=wrapper_kwargs), n_stack=4)
+    env = make_atari_env(env_id, seed=seed, monitor_dir=folder, wrapper_kwargs=wrapper_kwargs)
+    return VecTransposeImage(VecFrameStack(env, n_stack=4))
 
 
 def machine() -> str:

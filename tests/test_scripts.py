@@ -30,7 +30,7 @@ def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
     model = Rainbow.load(folder / "model.zip")
     assert model.num_timesteps >= 1500 and model._n_updates > 0
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "Mean return of 100 fresh evaluation episodes" in printed
+    assert "Its mean return over 100 fresh episodes" in printed
     assert "What to run next" in printed
 
 
