@@ -219,9 +219,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """
         if isinstance(priorities, th.Tensor):
             priorities = priorities.detach().cpu().numpy()
-        priorities = np.abs(priorities.reshape(-1).astype(np.float64)) + self.priority_eps
+        priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
         check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
         self.max_priority = max(self.max_priority, float(priorities.max()))
+        indices = np.asarray(indices)
         live = self.tree[indices] > 0  # the buffer may have been reset since the sample
         self.tree.update(indices[live], priorities[live] ** self.alpha)
 

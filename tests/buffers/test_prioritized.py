@@ -192,6 +192,7 @@ def test_the_last_of_duplicates_counts():
     [
         lambda x: x,
         lambda x: x[:, None],
+        lambda x: x.tolist(),
         lambda x: x.astype(np.float32),
         lambda x: -x,
         lambda x: th.tensor(x),
@@ -203,6 +204,8 @@ def test_kinds_of_priorities(convert):
     buffer, _ = filled(4, alpha=1.0)
     buffer.update_priorities(np.array([3, 0, 1]), convert(np.array([4.0, 1.0, 0.5])))
     assert_drawn(buffer, [1.0, 0.5, 1.0, 4.0])
+    buffer.update_priorities([2], convert(np.array([3.0])))
+    assert_drawn(buffer, [1.0, 0.5, 3.0, 4.0])
 
 
 def test_priority_eps_keeps_a_zero_priority_alive():
