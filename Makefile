@@ -8,7 +8,7 @@ ENV ?= CartPole-v1
 STEPS ?=
 LINT_PATHS = sb3_distrl tests scripts
 
-.PHONY: help demo test lint type format check-codestyle check commit-checks wheel clean
+.PHONY: help demo test lint type format check wheel clean
 
 help:
 	@echo "make demo               train Rainbow on CartPole-v1, evaluate, save, draw the learning curve"
@@ -38,13 +38,8 @@ format: $(STAMP)
 	$(BIN)/ruff check --select I --fix $(LINT_PATHS)
 	$(BIN)/ruff format $(LINT_PATHS)
 
-check-codestyle: $(STAMP)
-	$(BIN)/ruff check $(LINT_PATHS)
+check: lint type
 	$(BIN)/ruff format --check $(LINT_PATHS)
-
-check: check-codestyle type
-
-commit-checks: format type lint
 
 wheel: $(STAMP)
 	bash scripts/check_wheel.sh $(BIN)/python

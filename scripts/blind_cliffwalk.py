@@ -22,7 +22,6 @@ Where the paper leaves a choice, or the buffer makes one:
 
 import argparse
 import platform
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from settings import processor
 from tqdm import tqdm
 
 import sb3_distrl
@@ -166,8 +166,6 @@ def main() -> None:
 
     start = time.perf_counter()
     results = [compare(n, args.seeds, args.representation == "linear") for n in args.sizes]
-    cpuinfo = Path("/proc/cpuinfo")
-    cpu = [*re.findall(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else ""), platform.processor()][0]
     minutes = (time.perf_counter() - start) / 60
     raw = "\n".join(f"- n = {r.n}, uniform: {r.uniform}\n- n = {r.n}, prioritized: {r.prioritized}" for r in results)
     text = f"""# Blind Cliffwalk
@@ -179,7 +177,7 @@ Written by `scripts/blind_cliffwalk.py`, whose docstring describes the settings.
 
 - {args.representation} Q-values, alpha = {ALPHA}, no importance weights
 - gamma = 1 - 1/n, step size {STEP_SIZE}, until the mean squared error is below {MAX_MSE}
-- seeds 0 to {args.seeds - 1}; {minutes:.1f} minutes on {cpu}
+- seeds 0 to {args.seeds - 1}; {minutes:.1f} minutes on {processor()}
 - Python {platform.python_version()}, numpy {np.__version__}, torch {th.__version__}, sb3_distrl {sb3_distrl.__version__}
 
 ## Updates of each seed

@@ -1,32 +1,19 @@
 """Blind Cliffwalk (Schaul et al. 2016, section 3.1): the script's ground truth, its memory, and its claim at a small size."""
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 
+import blind_cliffwalk as cliffwalk
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "blind_cliffwalk.py"
 
-
-@pytest.fixture(scope="module")
-def cliffwalk() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_true_q_of_three_states(cliffwalk):
+def test_true_q_of_three_states():
     # gamma = 2/3; the right actions are 0, 1, 0, and the reward of 1 is 3, 2, 1 steps away
     np.testing.assert_allclose(cliffwalk.true_q(3), [[4 / 9, 0], [0, 2 / 3], [1, 0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 8])
-def test_memory_holds_all_sequences_and_one_reward(cliffwalk, n):
+def test_memory_holds_all_sequences_and_one_reward(n):
     buffer = cliffwalk.fill_memory(n, 0.6, np.random.default_rng(0))
     assert buffer.size() == buffer.buffer_size == 2 ** (n + 1) - 2
     states, actions, dones = buffer.observations.ravel(), buffer.actions.ravel(), buffer.dones.ravel()
@@ -45,12 +32,12 @@ def test_memory_holds_all_sequences_and_one_reward(cliffwalk, n):
 
 
 @pytest.mark.parametrize("linear", [True, False])
-def test_uniform_replay_in_blocks_converges(cliffwalk, linear):
+def test_uniform_replay_in_blocks_converges(linear):
     # Blocks of three. 10 seeds need 7 to 13 updates per stored transition with the bias feature, 9 to 20 without it
     assert 4 * 510 < cliffwalk.count_updates(8, 0.0, seed=0, linear=linear) < 30 * 510
 
 
-def test_prioritized_needs_fewer_updates_and_more_so_with_more_states(cliffwalk):
+def test_prioritized_needs_fewer_updates_and_more_so_with_more_states():
     small, large = cliffwalk.compare(4, seeds=3), cliffwalk.compare(8, seeds=3)
     # 10 seeds give factors of about 1.8 and 3.1, and at n = 8 the slowest prioritized run beats the fastest uniform one
     assert 1 < small.factor < large.factor
@@ -58,9 +45,9 @@ def test_prioritized_needs_fewer_updates_and_more_so_with_more_states(cliffwalk)
     assert max(large.prioritized) < min(large.uniform)
 
 
-def test_script_writes_the_table(cliffwalk, tmp_path, monkeypatch, capsys):
+def test_script_writes_the_table(tmp_path, monkeypatch, capsys):
     output = tmp_path / "results" / "table.md"
-    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--sizes", "2", "3", "--seeds", "2", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["blind_cliffwalk.py", "--sizes", "2", "3", "--seeds", "2", "--output", str(output)])
     cliffwalk.main()
     text = output.read_text()
     rows = [line for line in text.splitlines() if line.startswith(("| 2 | 6 |", "| 3 | 14 |"))]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch as th
 
 from sb3_distrl.buffers import PrioritizedReplayBufferSamples
+from tests.common.settings import logged
 
 B, A = 5, 3  # transitions of the batch, actions of the environment
 
@@ -40,6 +42,25 @@ def loss_of(model: Any, batch: PrioritizedReplayBufferSamples) -> Any:
     assert loss.losses.shape == loss.priorities.shape == loss.q_values.shape == (B,)
     assert loss.losses.requires_grad and not loss.priorities.requires_grad and not loss.q_values.requires_grad
     return loss
+
+
+def check_weighted_step(model: Any) -> None:
+    """
+    See that a gradient step weighs the loss of each sample, and hands the priorities on.
+
+    :param model: prioritized, and not learning before step 100
+    """
+    model.learn(20)  # so that the buffer holds the indices of the batch
+    batch = hand_made_batch()
+    th.manual_seed(11)
+    loss = loss_of(model, batch)
+    losses = loss.losses.tolist()
+    th.manual_seed(11)
+    model._gradient_step(batch)
+    expected = sum(float(batch.weights[b]) * losses[b] for b in range(B)) / B
+    assert logged(model)["train/loss"] == pytest.approx(expected, rel=1e-5)
+    masses = (loss.priorities.double().numpy() + 1e-6) ** 0.5
+    assert model.replay_buffer.tree[batch.indices] == pytest.approx(masses, rel=1e-6)
 
 
 def scramble(model: Any, seed: int, scale: float) -> Any:

@@ -8,9 +8,9 @@ import torch as th
 
 from sb3_distrl import IQN
 from sb3_distrl.networks import NatureConv
-from tests.common.batches import B, hand_made_batch, loss_of, mean_choice, scramble
+from tests.common.batches import B, check_weighted_step, hand_made_batch, loss_of, mean_choice, scramble
 from tests.common.envs import CountingEnv
-from tests.common.settings import logged, make
+from tests.common.settings import make
 
 N, M, K = 7, 4, 6
 
@@ -62,18 +62,7 @@ def test_loss(double_q: bool, kappa: float) -> None:
 
 
 def test_weights_multiply_the_loss_of_each_sample() -> None:
-    model = model_with(True, prioritized=True, learning_starts=100)
-    model.learn(20)
-    batch = hand_made_batch()
-    th.manual_seed(11)
-    loss = loss_of(model, batch)
-    losses = loss.losses.tolist()
-    th.manual_seed(11)
-    model._gradient_step(batch)
-    expected = sum(float(batch.weights[b]) * losses[b] for b in range(B)) / B
-    assert logged(model)["train/loss"] == pytest.approx(expected, rel=1e-5)
-    masses = (loss.priorities.double().numpy() + 1e-6) ** 0.5
-    assert model.replay_buffer.tree[batch.indices] == pytest.approx(masses, rel=1e-6)
+    check_weighted_step(model_with(True, prioritized=True, learning_starts=100))
 
 
 def test_fractions_are_drawn_or_midpoints() -> None:

@@ -9,8 +9,8 @@ import sb3_contrib
 import torch as th
 
 from sb3_distrl import QRDQN
-from tests.common.batches import B, hand_made_batch, loss_of, mean_choice, scramble
-from tests.common.settings import logged, make
+from tests.common.batches import B, check_weighted_step, hand_made_batch, loss_of, mean_choice, scramble
+from tests.common.settings import make
 
 N = 4
 
@@ -55,16 +55,7 @@ def test_loss(double_q: bool) -> None:
 
 
 def test_weights_multiply_the_loss_of_each_sample() -> None:
-    model = model_with(False, prioritized=True, learning_starts=100)
-    model.learn(20)
-    batch = hand_made_batch()
-    loss = loss_of(model, batch)
-    losses = loss.losses.tolist()
-    model._gradient_step(batch)
-    expected = sum(float(batch.weights[b]) * losses[b] for b in range(B)) / B
-    assert logged(model)["train/loss"] == pytest.approx(expected, rel=1e-5)
-    masses = (loss.priorities.double().numpy() + 1e-6) ** 0.5
-    assert model.replay_buffer.tree[batch.indices] == pytest.approx(masses, rel=1e-6)
+    check_weighted_step(model_with(False, prioritized=True, learning_starts=100))
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib() -> None:
