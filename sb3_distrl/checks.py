@@ -1,6 +1,13 @@
 """Checks of what users pass in; each message names the argument, its value and a remedy."""
 
+import os
+
 import numpy as np
+
+try:
+    import psutil
+except ImportError:
+    psutil = None
 
 
 def check_at_least(name: str, value: float, low: float, remedy: str) -> None:
@@ -34,9 +41,37 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
     :param remedy: what to do
     :raises ValueError: if any value is not a number, or infinite as float32, in which networks compute
     """
-    if not np.issubdtype(values.dtype, np.floating):
+    if values.dtype.kind != "f":
         return
     with np.errstate(over="ignore"):
         finite = np.isfinite(values.astype(np.float32, copy=False))
     if not finite.all():
         raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")
+
+
+def available_memory() -> float:
+    """:return: memory that is free, in bytes; without psutil all of the machine's, or infinity where it is not known"""
+    if psutil is not None:
+        return psutil.virtual_memory().available
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return float("inf")
+
+
+def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> None:
+    """
+    :param name: the argument
+    :param size: what the user gave
+    :param needed: bytes that it takes
+    :param fixed: bytes that any smaller size takes as well
+    :param remedy: what else to do than to choose a smaller one, beginning with a comma, or nothing
+    :raises ValueError: if there is less memory
+    """
+    there = available_memory()
+    if needed > there:
+        fitting = max(0, int(size * (there - fixed) / (needed - fixed)))
+        raise ValueError(
+            f"{name}={size} needs {needed / 1e9:.1f} GB of memory, but only {there / 1e9:.1f} GB are free: use "
+            f"{name}={fitting} or less{remedy}."
+        )

@@ -1,8 +1,5 @@
-from sb3_distrl.buffers.prioritized import (
-    PrioritizedDictReplayBuffer,
-    PrioritizedReplayBuffer,
-    PrioritizedReplayBufferSamples,
-)
+from sb3_distrl.buffers.prioritized import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples
 from sb3_distrl.buffers.sum_tree import SumTree
 
 __all__ = ["PrioritizedDictReplayBuffer", "PrioritizedReplayBuffer", "PrioritizedReplayBufferSamples", "SumTree"]

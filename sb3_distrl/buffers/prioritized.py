@@ -1,6 +1,6 @@
 """Prioritized n-step replay for SB3's off-policy algorithms."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -9,30 +9,15 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_distrl.buffers.observations import REMEDY, Obs, Observations
+from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples
+from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.sum_tree import SumTree
-from sb3_distrl.checks import check_at_least, check_finite, check_fraction
+from sb3_distrl.checks import check_at_least, check_finite, check_fraction, check_memory
 
-Obs = np.ndarray | dict[str, np.ndarray]
-
-ENVIRONMENT_REMEDY = "mend the environment, or replace what is not finite in a wrapper"
-
-
-class PrioritizedReplayBufferSamples(NamedTuple):
-    """
-    A batch of n-step transitions; SB3's ``ReplayBufferSamples`` with two more fields.
-
-    ``discounts`` is gamma to the number of rewards that were summed, ``weights`` are the importance-sampling weights,
-    both of shape [B, 1]; ``indices``, shape [B], names the transitions to ``update_priorities``.
-    """
-
-    observations: th.Tensor | TensorDict
-    actions: th.Tensor
-    next_observations: th.Tensor | TensorDict
-    dones: th.Tensor
-    rewards: th.Tensor
-    discounts: th.Tensor
-    weights: th.Tensor
-    indices: np.ndarray
+LARGEST = float(np.finfo(np.float32).max)
+FORMAT = 1  # of a saved buffer; another one cannot be loaded
+ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
@@ -52,13 +37,17 @@ class PrioritizedReplayBuffer(ReplayBuffer):
       final observation, a terminated one does not.
     - A reset behind the buffer's back (a second ``learn()``, another environment, a buffer loaded from disk) starts a new
       episode, see :meth:`add` and :meth:`end_episodes`.
+    - No memory is taken before the first transition is added.
 
     :param buffer_size: number of transitions over all environments
     :param observation_space: observation space, but Dict (see :class:`PrioritizedDictReplayBuffer`)
     :param action_space: action space
     :param device: where samples are put
     :param n_envs: number of environments
-    :param optimize_memory_usage: not supported: raises a ValueError
+    :param optimize_memory_usage: keep each frame of a stack once, and what is no stack once for the two transitions that it
+        belongs to; what comes out is the same to the bit. It goes with everything else here. Each episode costs the room of
+        one more observation: where episodes are short, the oldest transitions may be lost before the buffer is full, and
+        are then not sampled any more
     :param handle_timeout_termination: bootstrap where an episode is truncated rather than terminated
     :param n_steps: largest number of rewards in a return, in environment steps
     :param gamma: discount factor per environment step; must be the algorithm's
@@ -83,8 +72,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         beta: float = 0.4,
         priority_eps: float = 1e-6,
     ) -> None:
-        if optimize_memory_usage:
-            raise ValueError("optimize_memory_usage=True is not supported by this buffer: set it to False.")
         if isinstance(observation_space, spaces.Dict) != isinstance(self, DictReplayBuffer):
             raise ValueError(
                 f"observation_space={observation_space} does not fit {type(self).__name__}: use "
@@ -97,15 +84,11 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         check_fraction("gamma", gamma, "use a discount factor such as 0.99", zero=True)
         if not priority_eps > 0:
             raise ValueError(f"priority_eps={priority_eps} must be positive, so that each transition can be drawn: use 1e-6.")
-        super().__init__(
-            buffer_size,
-            observation_space,
-            action_space,
-            device,
-            n_envs=n_envs,
-            optimize_memory_usage=False,
-            handle_timeout_termination=handle_timeout_termination,
-        )
+        # SB3's constructors of replay buffers would allocate
+        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = buffer_size // n_envs  # rows, as in SB3
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
         self.n_steps = n_steps
         self.gamma = gamma
         self.alpha = alpha
@@ -114,15 +97,77 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all transitions and priorities."""
+        """Forget all transitions and priorities, and give their memory back."""
         super().reset()
-        self.tree = SumTree(self.buffer_size * self.n_envs)
+        frames_once = self.optimize_memory_usage
+        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, frames_once=frames_once)
         self.max_priority = 1.0
+        self._changing = False  # inside of what must not be left half done
+        self._added = 0  # rows, since the first
+        self._oldest = np.zeros(self.n_envs, dtype=np.int64)  # the row of each environment's oldest transition, counted alike
+
+    # Memory
+
+    def check_memory(self) -> None:
+        """
+        :raises ValueError: if the buffer is not allocated yet and there is less memory than it needs, as far as one can tell
+            before the first observations
+        """
+        if not self.stored.allocated:
+            self._check_memory(self.stored.nbytes(self.buffer_size), self.stored.nbytes(0))
+
+    def _check_memory(self, observation_bytes: int, fixed_bytes: int) -> None:
+        slots = self.buffer_size * self.n_envs
+        slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
+        less = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
+        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, less)
+
+    def _allocate_rows(self) -> None:
+        shape = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros((*shape, self.action_dim), dtype=self._maybe_cast_dtype(self.action_space.dtype))
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self._dones = np.zeros(shape, dtype=bool)
+        self.timeouts = np.zeros(shape, dtype=bool)
+        self.tree = SumTree(self.buffer_size * self.n_envs)
+
+    @property
+    def dones(self) -> np.ndarray:  # type: ignore[override]
+        """
+        Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
+
+        It is a copy: SB3's learn() makes terminations of the last transitions where memory is optimised (its issue 46).
+        """
+        return self._dones.copy()
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """SB3's array, shape [rows, n_envs, ...], or a dict of them; not with ``optimize_memory_usage``."""
+        return self.stored.arrays(OBS)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """Like :attr:`observations`."""
+        return self.stored.arrays(NEXT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._recover()
+        filled = {name: vars(self)[name][: self.size()] for name in ROW_ARRAYS if self.stored.allocated}
+        return {"format": FORMAT, **vars(self), **filled}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Whoever loads the buffer goes on with another environment, or with the same one at another state
-        self.__dict__.update(state)
-        self.end_episodes()
+        if state.pop("format", None) != FORMAT:
+            raise ValueError(
+                "This replay buffer was saved by another version of sb3_distrl: use that one, or fill a new buffer."
+            )
+        vars(self).update(state)
+        if self.stored.allocated:
+            filled, tree = {name: state[name] for name in ROW_ARRAYS}, self.tree
+            self._allocate_rows()
+            self.tree = tree
+            for name, array in filled.items():
+                vars(self)[name][: self.size()] = array
+            # Whoever loads the buffer goes on with another environment, or with the same one at another state
+            self.end_episodes()
 
     # Adding
 
@@ -141,32 +186,52 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :param reward: r_{t+1}, shape [n_envs]
         :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
         :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
-        :raises ValueError: if a reward or an observation is not finite
+        :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
         """
-        check_finite("reward", np.asarray(reward), ENVIRONMENT_REMEDY)
-        for name, value in (("obs", obs), ("next_obs", next_obs)):
-            arrays = {f"{name}[{key!r}]": array for key, array in value.items()} if isinstance(value, dict) else {name: value}
-            for part, array in arrays.items():
-                check_finite(part, np.asarray(array), ENVIRONMENT_REMEDY)
-        self._end_interrupted(~self._continues(obs))
+        check_finite("reward", np.asarray(reward), REMEDY)
+        obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
+        if not self.stored.allocated:
+            self._allocate_rows()
+            self.stored.allocate(obs, next_obs, self._check_memory)
+        self._recover()
+        self._changing = True
         slots = self.pos * self.n_envs + np.arange(self.n_envs)
-        self.timeouts[self.pos] = 0  # SB3 leaves the overwritten ones where it does not handle timeouts
-        super().add(obs, next_obs, action, reward, done, infos)  # type: ignore[arg-type]
-        self.tree.update(slots, self.max_priority**self.alpha)
+        if self.full:
+            self.tree.update(slots, np.zeros(self.n_envs))
+        continues = self.stored.continues(obs)
+        self._end_interrupted(~continues)
 
-    def _continues(self, obs: Obs) -> np.ndarray:
+        truncated = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
+        self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self._dones[self.pos] = done
+        self.timeouts[self.pos] = truncated
+        self.stored.add(self.pos, obs, next_obs, continues)
+        self._added += 1
+        self.pos, self.full = self._added % self.buffer_size, self._added >= self.buffer_size
+        self.tree.update(slots, np.full(self.n_envs, self.max_priority**self.alpha))
+        if self.optimize_memory_usage:
+            self._evict()
+        self._changing = False
+
+    def _recover(self) -> None:
         """
-        :param obs: incoming observations, shape [n_envs, ...]
-        :return: whether they equal the last transition's next observations, shape [n_envs]
+        Make good what an exception, such as KeyboardInterrupt, has left half done: a transition may be lost, none is wrong.
         """
-        stored: Any = self.next_observations
-        pairs = [(stored[key], obs[key]) for key in stored] if isinstance(obs, dict) else [(stored, obs)]
-        same = np.ones(self.n_envs, dtype=bool)
-        for next_observations, new in pairs:
-            last = next_observations[self.pos - 1]
-            new = np.asarray(new).astype(last.dtype, copy=False).reshape(last.shape)
-            same &= (last == new).reshape(self.n_envs, -1).all(axis=1)
-        return same
+        if not self._changing:
+            return
+        self.pos, self.full = self._added % self.buffer_size, self._added >= self.buffer_size
+        self.stored.recover()
+        masses = self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
+        masses[self.pos] = 0  # the one that was being overwritten
+        np.maximum(self._oldest, self._added + 1 - self.buffer_size, out=self._oldest)
+        if self._added:  # the newest may be there, without a mass yet
+            newest = masses[self.pos - 1]
+            newest[newest == 0] = self.max_priority**self.alpha
+        self.tree.update(np.arange(masses.size), masses.flatten())
+        self._evict()
+        self._end_interrupted(np.ones(self.n_envs, dtype=bool))
+        self._changing = False
 
     def end_episodes(self) -> None:
         """
@@ -174,7 +239,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         The last stored transitions then count as truncated, so that no n-step return reaches past them.
         """
-        self._end_interrupted(np.ones(self.n_envs, dtype=bool))
+        if self.stored.allocated:
+            self._recover()
+            self._end_interrupted(np.ones(self.n_envs, dtype=bool))
 
     def _end_interrupted(self, interrupted: np.ndarray) -> None:
         """
@@ -183,7 +250,21 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :param interrupted: shape [n_envs]
         """
         last = self.pos - 1  # -1 is the last row, of a full buffer; in an empty one nobody reads it before it is written
-        self.timeouts[last][interrupted & (self.dones[last] == 0)] = 1
+        self.timeouts[last][interrupted & ~self._dones[last]] = True
+
+    def _evict(self) -> None:
+        """Take the mass of the oldest transitions whose frames were overwritten."""
+        np.maximum(self._oldest, self._added - self.buffer_size, out=self._oldest)
+        envs = np.flatnonzero(self._oldest < self._added)
+        while len(envs):
+            rows = self._oldest[envs] % self.buffer_size
+            lost = ~self.stored.hold(rows, envs)
+            if not lost.any():
+                break
+            rows, envs = rows[lost], envs[lost]
+            self.tree.update(rows * self.n_envs + envs, np.zeros(len(envs)))
+            self._oldest[envs] += 1
+            envs = envs[self._oldest[envs] < self._added]
 
     # Sampling
 
@@ -201,11 +282,11 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :return: the batch, on the buffer's device
         :raises ValueError: if the buffer is empty
         """
-        if self.size() == 0:
+        self._recover()
+        none = np.empty(0)
+        indices, masses = self.tree.draw(np.random.random_sample(batch_size)) if self.stored.allocated else (none, none)
+        if not len(indices):
             raise ValueError(f"Cannot sample batch_size={batch_size} transitions from an empty buffer: add some first.")
-        strata = (np.arange(batch_size) + np.random.random_sample(batch_size)) / batch_size
-        indices = self.tree.find(strata * self.tree.total)
-        masses = self.tree[indices]
         weights = (masses / masses.min()) ** -(self.beta if beta is None else beta)
         return self._n_step_samples(indices, weights, env)
 
@@ -220,11 +301,17 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         if isinstance(priorities, th.Tensor):
             priorities = priorities.detach().cpu().numpy()
         priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
-        check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
-        self.max_priority = max(self.max_priority, float(priorities.max()))
-        indices = np.asarray(indices)
-        live = self.tree[indices] > 0  # the buffer may have been reset since the sample
-        self.tree.update(indices[live], priorities[live] ** self.alpha)
+        largest = float(priorities.max(initial=0.0))  # which is not a number, if one of them is not
+        if not largest <= LARGEST:
+            check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
+        self.max_priority = max(self.max_priority, largest)
+        if not self.stored.allocated:
+            return
+        self._recover()
+        self._changing = True
+        # What has no mass was lost since the sample, or the buffer was reset
+        self.tree.update_drawable(np.asarray(indices), priorities**self.alpha)
+        self._changing = False
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None
@@ -242,7 +329,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         steps = np.arange(self.n_steps)
         window = (rows[:, None] + steps) % self.buffer_size  # [B, n]
         columns = envs[:, None]
-        ends = (self.dones[window, columns] > 0) | (self.timeouts[window, columns] > 0)  # [B, n]
+        ends = self._dones[window, columns] | self.timeouts[window, columns]  # [B, n]
         ends |= window == (self.pos - 1) % self.buffer_size  # nothing is known past the newest transition
         ends[:, -1] = True
         last = ends.argmax(axis=1)  # [B], the first end
@@ -252,29 +339,28 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         last_rows = window[np.arange(len(indices)), last]
         return PrioritizedReplayBufferSamples(
-            observations=self._take(self.observations, rows, envs, env),
+            observations=self._take(OBS, rows, envs, env),
             actions=self.to_torch(self.actions[rows, envs]),
-            next_observations=self._take(self.next_observations, last_rows, envs, env),
-            dones=self._column(self.dones[last_rows, envs] * (1 - self.timeouts[last_rows, envs])),
+            next_observations=self._take(NEXT, last_rows, envs, env),
+            dones=self._column(self._dones[last_rows, envs] & ~self.timeouts[last_rows, envs]),
             rewards=self._column(returns),
             discounts=self._column(self.gamma ** (last + 1.0)),
             weights=self._column(weights),
             indices=indices,
         )
 
-    def _take(self, storage: Obs, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> th.Tensor | TensorDict:
+    def _take(self, which: int, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> th.Tensor | TensorDict:
         """
-        :param storage: ``observations`` or ``next_observations``
+        :param which: ``OBS`` or ``NEXT``
         :param rows: shape [B]
         :param envs: shape [B]
         :param env: normalizes
         :return: shape [B, ...], for each key
         """
-        if isinstance(storage, dict):
-            taken = self._normalize_obs({key: array[rows, envs] for key, array in storage.items()}, env)
-            assert isinstance(taken, dict)
+        taken = self._normalize_obs(self.stored.take(rows, envs, which), env)
+        if isinstance(taken, dict):
             return {key: self.to_torch(array, copy=False) for key, array in taken.items()}
-        return self.to_torch(self._normalize_obs(storage[rows, envs], env), copy=False)  # type: ignore[arg-type]
+        return self.to_torch(taken, copy=False)
 
     def _column(self, values: np.ndarray) -> th.Tensor:
         """
@@ -283,6 +369,33 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """
         return self.to_torch(values.astype(np.float32)[:, None], copy=False)
 
+    # Checking
 
-class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+    def check_valid(self) -> None:
+        """
+        Check what must always hold, for tests and in case of doubt; takes seconds for a large buffer.
+
+        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not there, or cannot
+            be though it is; or if an episode goes on with another observation than the one it had come to
+        """
+        if not self.stored.allocated:
+            return
+        self._recover()
+        self.tree.check_valid()
+        self.stored.check_valid()
+        masses = self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
+        if masses.max() > self.max_priority**self.alpha * (1 + 1e-9):  # powers of arrays and of numbers may differ a bit
+            raise ValueError("The replay buffer is broken: a priority is larger than the largest one seen.")
+        for env in range(self.n_envs):
+            live = np.arange(max(self._oldest[env], self._added - self.buffer_size), self._added) % self.buffer_size
+            drawable = np.flatnonzero(masses[:, env])
+            if not (np.array_equal(np.sort(live), drawable) and self.stored.hold(live, np.full(len(live), env)).all()):
+                raise ValueError(f"The replay buffer is broken: environment {env} has transitions to draw that are not there.")
+            before, after = live[:-1], live[1:]
+            goes_on = ~(self._dones[before, env] | self.timeouts[before, env])
+            if not self.stored.follow(before[goes_on], after[goes_on], env).all():
+                raise ValueError(f"The replay buffer is broken: an episode of environment {env} has a gap.")
+
+
+class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):  # type: ignore[misc, override]
     """:class:`PrioritizedReplayBuffer` for Dict observations; see there for all arguments."""

@@ -1,66 +1,136 @@
-"""A sum tree in vectorised numpy."""
+"""A sum tree in vectorised numpy, or compiled where numba is installed."""
+
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+WIDTH = 32  # children of a node
+
+
+@cache
+def compiled() -> ModuleType | None:
+    """:return: the compiled versions of ``draw`` and ``update``, if numba is there; they take about a second once"""
+    try:
+        from sb3_distrl.buffers import sum_tree_numba
+    except ImportError:
+        return None
+    return sum_tree_numba
 
 
 class SumTree:
     """
     Non-negative masses with their sums, for drawing in proportion to mass (Schaul et al. 2016, appendix B.2.1).
 
-    One float64 array holds the whole binary tree: the root at 1, the children of node i at 2i and 2i + 1, the leaves at
-    the end. Sums are added up anew on each change, never adjusted by differences, so that no error builds up and a node
-    is zero exactly when all its leaves are.
+    Not a binary tree of twenty levels but a wide one of three, which vectorises better and misses the cache less often:
+    masses, sums of 32 masses, and sums of 32 of these, which are searched by their running sum. Sums are added up anew on
+    each change, never adjusted by differences, so that no error builds up and a sum is zero exactly when all its masses
+    are. With numba or without, results are the same to the last bit.
 
-    :param capacity: number of leaves, at least 1
+    :param capacity: number of masses, at least 1
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.depth = (capacity - 1).bit_length()
-        self.first_leaf = 1 << self.depth
-        self.nodes = np.zeros(2 * self.first_leaf, dtype=np.float64)
+        blocks = -(-capacity // WIDTH)
+        groups = -(-blocks // WIDTH)
+        self.masses = np.zeros((groups * WIDTH, WIDTH), dtype=np.float64)
+        self.blocks = np.zeros((groups, WIDTH), dtype=np.float64)
+        self.groups = np.zeros(groups, dtype=np.float64)
 
     @property
     def total(self) -> float:
         """The sum of all masses."""
-        return float(self.nodes[1])
+        return float(self.groups.cumsum()[-1])
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         """
-        :param indices: leaves, shape [B]
+        :param indices: shape [B]
         :return: their masses, shape [B]
         """
-        return self.nodes[indices + self.first_leaf]
+        return self.masses.reshape(-1)[indices]
 
-    def update(self, indices: np.ndarray, masses: np.ndarray | float) -> None:
+    def update(self, indices: np.ndarray, masses: np.ndarray) -> None:
         """
         Set masses; where an index stands more than once, its last mass counts.
 
-        :param indices: leaves, shape [B]
-        :param masses: non-negative and finite, shape [B] or one for all
+        :param indices: shape [B]
+        :param masses: non-negative and finite, shape [B]
         """
-        nodes = indices + self.first_leaf
-        self.nodes[nodes] = masses
-        for _ in range(self.depth):
-            nodes = nodes >> 1
-            self.nodes[nodes] = self.nodes[2 * nodes] + self.nodes[2 * nodes + 1]
+        if (numba := compiled()) is not None:
+            numba.update(self.masses, self.blocks, self.groups, indices, masses)
+            return
+        self.masses.reshape(-1)[indices] = masses
+        blocks = indices // WIDTH
+        self.blocks.reshape(-1)[blocks] = self.masses[blocks].cumsum(axis=1)[:, -1]
+        groups = blocks // WIDTH
+        self.groups[groups] = self.blocks[groups].cumsum(axis=1)[:, -1]
 
-    def find(self, values: np.ndarray) -> np.ndarray:
+    def update_drawable(self, indices: np.ndarray, masses: np.ndarray) -> None:
         """
-        The leaf at which the running sum of masses first exceeds each value.
+        Like :meth:`update`, but what has no mass keeps none.
 
-        A leaf without mass is never returned, not even for a value that rounding has brought up to the total or past it.
-
-        :param values: points in [0, total], shape [B]; the total must be positive
-        :return: leaves, shape [B]
+        :param indices: shape [B]
+        :param masses: non-negative and finite, shape [B]
         """
-        assert self.total > 0, "nothing to find in an empty tree"
-        nodes = np.ones(len(values), dtype=np.int64)
-        values = values.astype(np.float64)
-        for _ in range(self.depth):
-            left = 2 * nodes
-            left_mass = self.nodes[left]
-            go_right = (values >= left_mass) & (self.nodes[left + 1] > 0)
-            values -= left_mass * go_right
-            nodes = left + go_right
-        return nodes - self.first_leaf
+        drawable = self[indices] > 0
+        if not drawable.all():
+            indices, masses = indices[drawable], masses[drawable]
+        self.update(indices, masses)
+
+    def draw(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Draw in proportion to mass, one from each of B equal strata of the total.
+
+        What has no mass is never drawn, not even where rounding brings a value up to the total or past it.
+
+        :param u: where in each stratum, from [0, 1], shape [B]
+        :return: indices and their masses, shape [B]; or [0], if there is no mass at all
+        """
+        if (numba := compiled()) is not None:
+            return numba.draw(self.masses, self.blocks, self.groups, u)
+        sums = self.groups.cumsum()
+        if sums[-1] == 0:
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        values = (np.arange(len(u)) + u) * (sums[-1] / len(u))
+        values = np.minimum(values, np.nextafter(sums[-1], 0.0))
+        groups = sums.searchsorted(values, side="right")
+        values -= np.where(groups > 0, sums[groups - 1], 0.0)
+        children, values = self._child(self.blocks[groups], values)
+        blocks = groups * WIDTH + children
+        children, _ = self._child(self.masses[blocks], values)
+        indices = blocks * WIDTH + children
+        return indices, self[indices]
+
+    @staticmethod
+    def _child(masses: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param masses: of a node's children, shape [B, 32]
+        :param values: points between 0 and their sum, shape [B]
+        :return: the child at which the running sum first exceeds the value, and how far into it the value lies, shape [B]
+        """
+        sums = masses.cumsum(axis=1)
+        values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
+        children = (sums > values[:, None]).argmax(axis=1)
+        before = np.where(children > 0, sums[np.arange(len(values)), children - 1], 0.0)
+        return children, values - before
+
+    def check_valid(self) -> None:
+        """
+        :raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses
+        """
+        masses = self.masses.reshape(-1)
+        if not (np.isfinite(masses) & (masses >= 0)).all() or masses[self.capacity :].any():
+            raise ValueError("The sum tree is broken: a mass is negative or not finite, or stands where none belongs.")
+        rebuilt = SumTree(self.capacity)
+        rebuilt.update(np.arange(self.capacity), masses[: self.capacity])
+        if not (np.array_equal(self.blocks, rebuilt.blocks) and np.array_equal(self.groups, rebuilt.groups)):
+            raise ValueError("The sum tree is broken: a sum is not that of its masses.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self.capacity, "masses": self.masses.reshape(-1)[: self.capacity]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["capacity"])  # type: ignore[misc]
+        self.update(np.arange(self.capacity), state["masses"])

@@ -34,7 +34,6 @@ BAD = [np.nan, np.inf, -np.inf]
         ("priority_eps", 0, "use 1e-6"),
         ("priority_eps", -1e-6, "use 1e-6"),
         ("priority_eps", np.nan, "use 1e-6"),
-        ("optimize_memory_usage", True, "set it to False"),
     ],
 )
 @pytest.mark.parametrize("buffer_class", CLASSES)
@@ -43,19 +42,14 @@ def test_arguments_out_of_range(buffer_class, argument, value, remedy):
         make_buffer(buffer_class, **{argument: value})
 
 
+@pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize("buffer_class", CLASSES)
-def test_arguments_at_the_ends_of_their_range(buffer_class):
-    options = dict(n_steps=1, alpha=0, beta=0, gamma=0, priority_eps=1e-12, optimize_memory_usage=False)
+def test_arguments_at_the_ends_of_their_range(buffer_class, optimize):
+    options = dict(n_steps=1, alpha=0, beta=0, gamma=0, priority_eps=1e-12, optimize_memory_usage=optimize)
     buffer = make_buffer(buffer_class, **options)
     feed(buffer, [Transition((0, 0), 0, 5.0, (0, 1))])
     assert sampled(buffer)[0, 0] == [0, 5.0, 0.0, (0, 1), 0.0]
     make_buffer(buffer_class, gamma=1, alpha=1, beta=1)
-
-
-def test_optimize_memory_usage_without_timeout_handling():
-    """SB3's own check lets this one pass."""
-    with pytest.raises(ValueError, match="optimize_memory_usage=True is not supported"):
-        make_buffer(optimize_memory_usage=True, handle_timeout_termination=False)
 
 
 def test_spaces_that_do_not_fit():
@@ -70,9 +64,10 @@ def test_fewer_transitions_than_environments():
         PrioritizedReplayBuffer(2, ARRAY_SPACE, ACTIONS, n_envs=3)
 
 
+@pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize("buffer_class", CLASSES)
-def test_an_empty_buffer_has_nothing_to_sample(buffer_class):
-    buffer = make_buffer(buffer_class)
+def test_an_empty_buffer_has_nothing_to_sample(buffer_class, optimize):
+    buffer = make_buffer(buffer_class, optimize_memory_usage=optimize)
     with pytest.raises(ValueError, match=r"batch_size=32 .*empty buffer: add some first"):
         buffer.sample(32)
     feed(buffer, Episodes(1).step())
@@ -86,9 +81,9 @@ def add(buffer, obs, next_obs, reward=1.0):
     buffer.add(obs, next_obs, np.zeros(2, int), np.array([1.0, reward]), np.zeros(2, bool), [{}, {}])
 
 
-def continuing(buffer_class):
+def continuing(buffer_class, optimize=False):
     """A buffer of two environments after one step, the observations that go on from there, and what follows them."""
-    buffer = make_buffer(buffer_class, n_envs=2, n_steps=2, gamma=0.5)
+    buffer = make_buffer(buffer_class, n_envs=2, n_steps=2, gamma=0.5, optimize_memory_usage=optimize)
     observations = [encode([(0, t), (1, 10 + t)], buffer_class is PrioritizedDictReplayBuffer) for t in range(4)]
     add(buffer, observations[0], observations[1])
     return buffer, observations
@@ -113,10 +108,11 @@ def test_rewards_that_are_not_finite(buffer_class, bad):
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("which", ["obs", "next_obs"])
+@pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize("buffer_class", CLASSES)
-def test_observations_that_are_not_finite(buffer_class, which, bad):
+def test_observations_that_are_not_finite(buffer_class, optimize, which, bad):
     """SB3 would store them, and the network would be lost some thousand steps later."""
-    buffer, observations = continuing(buffer_class)
+    buffer, observations = continuing(buffer_class, optimize)
     names = ["obs", "next_obs"]
     broken = encode([(0, bad), (1, 3)], buffer_class is PrioritizedDictReplayBuffer)
     if isinstance(broken, dict):

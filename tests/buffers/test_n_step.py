@@ -15,11 +15,14 @@ from tests.buffers.naive_replay import (
     Episodes,
     NaiveReplay,
     Transition,
+    assert_newest_same,
     assert_same,
     feed,
     make_buffer,
     sampled,
 )
+
+pytestmark = pytest.mark.usefixtures("optimize")
 
 GAMMA = 0.9
 
@@ -29,7 +32,7 @@ GAMMA = 0.9
 @pytest.mark.parametrize("n_steps", [1, 3, 7])
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("buffer_class", CLASSES)
-def test_against_a_list_of_transitions(buffer_class, n_envs, n_steps, rows, handle_timeouts):
+def test_against_a_list_of_transitions(buffer_class, n_envs, n_steps, rows, handle_timeouts, optimize):
     """Random episodes, of which some are cut off by a reset that the buffer is not told of."""
     options = dict(n_steps=n_steps, gamma=GAMMA, handle_timeout_termination=handle_timeouts)
     buffer, naive = make_buffer(buffer_class, rows, n_envs, **options), NaiveReplay(rows, n_envs, **options)
@@ -43,7 +46,8 @@ def test_against_a_list_of_transitions(buffer_class, n_envs, n_steps, rows, hand
         naive.add(transitions)
         feed(buffer, transitions)
         if step < 4 or step % 5 == 0:
-            assert_same(sampled(buffer), naive.expected())
+            (assert_newest_same if optimize else assert_same)(sampled(buffer), naive.expected())
+            buffer.check_valid()
 
 
 @pytest.mark.parametrize("buffer_class", CLASSES)
@@ -61,15 +65,15 @@ def test_long_episodes_fill_the_window(buffer_class):
     assert steps == sorted([4] * 21 + [1, 2, 3] * 3)
 
 
-def test_a_size_that_the_environments_do_not_divide():
+def test_a_size_that_the_environments_do_not_divide(optimize):
     """11 transitions of 3 environments are 3 rows."""
-    buffer = PrioritizedReplayBuffer(11, ARRAY_SPACE, ACTIONS, "cpu", n_envs=3, n_steps=2, gamma=GAMMA)
+    buffer = PrioritizedReplayBuffer(11, ARRAY_SPACE, ACTIONS, "cpu", 3, optimize, n_steps=2, gamma=GAMMA)
     naive, episodes = NaiveReplay(3, 3, 2, GAMMA), Episodes(3)
     for _ in range(8):
         transitions = episodes.step()
         naive.add(transitions)
         feed(buffer, transitions)
-        assert_same(sampled(buffer), naive.expected())
+        assert_newest_same(sampled(buffer), naive.expected())
 
 
 @pytest.mark.parametrize("buffer_class", CLASSES)
@@ -159,11 +163,11 @@ def test_each_reward_is_normalised_and_clipped_before_the_sum(buffer_class):
         transitions = episodes.step()
         naive.add(transitions), raw.add(transitions)
         feed(buffer, transitions)
-    assert_same(sampled(buffer, env), naive.expected())
-    assert_same(sampled(buffer), raw.expected())
+    assert_newest_same(sampled(buffer, env), naive.expected())
+    assert_newest_same(sampled(buffer), raw.expected())
     env.ret_rms.var = np.float64(100.0)  # raw rewards are stored: new statistics hold for old rewards
     scale = np.sqrt(100.0 + env.epsilon)
-    assert_same(sampled(buffer, env), naive.expected())
+    assert_newest_same(sampled(buffer, env), naive.expected())
 
 
 def test_normalised_rewards_by_hand():
@@ -213,10 +217,10 @@ def test_dict_observations_are_normalised():
         (spaces.MultiBinary(12), np.int8),
     ],
 )
-def test_an_episode_goes_on_for_all_kinds_of_observations(space, dtype):
+def test_an_episode_goes_on_for_all_kinds_of_observations(space, dtype, optimize):
     """The check whether an observation continues the episode neither misses one nor takes another for it."""
     n_envs, n_steps, length = 3, 3, 5
-    buffer = PrioritizedReplayBuffer(30, space, ACTIONS, device="cpu", n_envs=n_envs, n_steps=n_steps, gamma=0.5)
+    buffer = PrioritizedReplayBuffer(30, space, ACTIONS, "cpu", n_envs, optimize, n_steps=n_steps, gamma=0.5)
     space.seed(0)
     obs = np.stack([space.sample() for _ in range(n_envs)]).astype(dtype)
     for step in range(length):

@@ -8,6 +8,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from sb3_distrl.buffers import PrioritizedReplayBufferSamples
 from tests.buffers.naive_replay import CLASSES, Episodes, decode, feed, make_buffer
 
+pytestmark = pytest.mark.usefixtures("optimize")
+
 EPS = 1e-9  # of priorities, where it must not show
 
 
@@ -106,7 +108,7 @@ def test_alpha_zero_is_uniform_whatever_the_priorities():
 
 
 def test_each_stratum_has_one_draw_of_its_own():
-    buffer, _ = filled(50, 2, rows=50)
+    buffer, _ = filled(50, 2, rows=100)
     offsets = []
     for _ in range(30):
         indices = buffer.sample(10).indices
@@ -237,8 +239,13 @@ def test_emptied_buffer_forgets_transitions_and_priorities():
 
 
 def test_updates_give_no_mass_to_slots_that_were_emptied():
-    buffer, _ = filled(5, rows=8)
+    buffer, episodes = filled(5, rows=8)
     indices = buffer.sample(4).indices
     buffer.reset()
     buffer.update_priorities(indices, np.full(4, 3.0))
-    assert buffer.tree.total == 0
+    for serial in range(3):
+        feed(buffer, episodes.step())
+        assert set(buffer.sample(60).indices) == set(range(serial + 1))
+    buffer.update_priorities(np.arange(8), np.full(8, 3.0))
+    assert set(buffer.sample(60).indices) == {0, 1, 2}
+    buffer.check_valid()

@@ -7,6 +7,8 @@ import pytest
 
 from tests.buffers.naive_replay import CLASSES, Episodes, NaiveReplay, Transition, assert_same, feed, make_buffer, sampled
 
+pytestmark = pytest.mark.usefixtures("optimize")
+
 GAMMA = 0.5
 
 
@@ -177,3 +179,29 @@ def test_a_buffer_that_was_emptied_forgets_its_episodes(handle_timeouts):
     for serial in range(5, 8):
         feed(buffer, [step(serial)])
     assert returns(buffer) == [(1.5, 0.25, 0.0), (1.5, 0.25, 0.0), (1.0, 0.5, 0.0)]
+
+
+@pytest.mark.parametrize("change", [dict(format=0), dict(format=None), {}])
+def test_a_buffer_of_another_version_cannot_be_loaded(change):
+    buffer = make_buffer()
+    feed(buffer, [step(0)])
+    state = buffer.__getstate__()
+    del state["format"]
+    with pytest.raises(ValueError, match=r"saved by another version of sb3_distrl: use that one, or fill a new buffer"):
+        buffer.__setstate__({**state, **change})
+
+
+@pytest.mark.parametrize("buffer_class", CLASSES)
+def test_a_saved_buffer_holds_what_is_filled(buffer_class):
+    """But for the masses, 8 bytes for each transition."""
+    buffer = make_buffer(buffer_class, rows=100_000)
+    assert len(pickle.dumps(buffer)) < 5_000
+    for serial in range(3):
+        feed(buffer, [step(serial)])
+    saved = pickle.dumps(buffer)
+    assert len(saved) < 810_000
+    loaded = pickle.loads(saved)
+    for serial in range(3, 6):
+        feed(loaded, [step(serial)])
+    assert loaded.size() == 6 and len(sampled(loaded)) == 6
+    loaded.check_valid()

@@ -1,11 +1,31 @@
+"""The sum tree, in numpy and compiled: against a loop, at the edges of float64, and the two against each other."""
+
 import math
+import pickle
 
 import numpy as np
 import pytest
 
 from sb3_distrl.buffers import SumTree
+from sb3_distrl.buffers.sum_tree import WIDTH, compiled
 
-CAPACITIES = [1, 2, 3, 5, 8, 100]
+CAPACITIES = [1, 2, 3, 31, 32, 33, 100, 1023, 1024, 1025, 2500]
+EDGES = [0.0, 5e-324, 1e-17, 0.5, 1 - 1e-9, np.nextafter(1.0, 0.0), 1.0]
+IMPLEMENTATIONS = ["numpy", "compiled"]
+
+
+def use(monkeypatch, implementation):
+    module = compiled()
+    if implementation == "compiled" and module is None:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", lambda: module if implementation == "compiled" else None)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, autouse=True)
+def implementation(request, monkeypatch):
+    """All tests run with both."""
+    use(monkeypatch, request.param)
+    return request.param
 
 
 def find_by_loop(masses, value):
@@ -24,12 +44,27 @@ def filled(masses):
     return tree
 
 
+def drawn(tree, us):
+    """:return: for each u what a batch of one draws, which is at u * total"""
+    results = [tree.draw(np.array([u], dtype=np.float64)) for u in us]
+    for indices, masses in results:
+        assert indices.shape == masses.shape == (1,) and masses == tree[indices]
+    return [int(indices[0]) for indices, _ in results]
+
+
+def find(tree, values):
+    return drawn(tree, [value / tree.total for value in values])
+
+
+# Against a loop
+
+
 @pytest.mark.parametrize("capacity", CAPACITIES)
-def test_updates_and_finds_against_a_loop(capacity):
+def test_updates_and_draws_against_a_loop(capacity):
     rng = np.random.default_rng(capacity)
     tree, masses = SumTree(capacity), [0.0] * capacity
     assert tree.total == 0
-    for _ in range(60):
+    for _ in range(25):
         indices = rng.integers(capacity, size=rng.integers(1, 2 * capacity + 1))  # with duplicates
         new = rng.integers(0, 4, size=len(indices)).astype(np.float64)  # many zeros; sums of integers are exact
         tree.update(indices, new)
@@ -38,15 +73,45 @@ def test_updates_and_finds_against_a_loop(capacity):
         assert tree.total == sum(masses)
         assert tree[np.arange(capacity)].tolist() == masses
         if tree.total > 0:
-            values = np.concatenate([np.arange(tree.total + 1), rng.random(20) * tree.total])
-            assert tree.find(values).tolist() == [find_by_loop(masses, value) for value in values]
+            us = np.concatenate([rng.integers(tree.total, size=5) / tree.total, rng.random(10), EDGES])
+            assert drawn(tree, us) == [find_by_loop(masses, u * tree.total) for u in us]
+            u = rng.random(rng.integers(1, 50))
+            values = (np.arange(len(u)) + u) * (tree.total / len(u))
+            indices, found = tree.draw(u)
+            assert indices.tolist() == [find_by_loop(masses, value) for value in values]
+            assert found.tolist() == [masses[index] for index in indices]
+
+
+def test_each_leaf_of_each_level_by_hand():
+    """Whole numbers up to a power of two are drawn exactly."""
+    for capacity in (32, 1024, 4096):
+        tree = filled(np.ones(capacity))
+        assert find(tree, range(capacity)) == list(range(capacity))
+        assert find(tree, np.nextafter(np.arange(1, capacity + 1), 0.0)) == list(range(capacity))
 
 
 def test_by_hand():
     tree = filled([1.0, 0.0, 2.5, 0.5, 4.0])
     assert tree.total == 8.0
-    values = np.array([0.0, 0.999, 1.0, 3.499, 3.5, 3.999, 4.0, 7.999])
-    assert tree.find(values).tolist() == [0, 0, 2, 2, 3, 3, 4, 4]
+    assert find(tree, [0.0, 0.999, 1.0, 3.499, 3.5, 3.999, 4.0, 7.999, 8.0]) == [0, 0, 2, 2, 3, 3, 4, 4, 4]
+
+
+def test_strata_by_hand():
+    """A batch of B takes one of each B-th of the total: 0.5, 2.5, 6, 7 of 8 here."""
+    indices, masses = filled([1.0, 0.0, 2.5, 0.5, 4.0]).draw(np.array([0.25, 0.25, 1.0, 0.5]))
+    assert indices.tolist() == [0, 2, 4, 4]
+    assert masses.tolist() == [1.0, 2.5, 4.0, 4.0]
+
+
+def test_far_apart_leaves():
+    """In the first and last block and group of three levels."""
+    capacity = 3 * WIDTH**2 + 5
+    tree = SumTree(capacity)
+    leaves = np.array([0, WIDTH - 1, WIDTH, WIDTH**2 - 1, WIDTH**2, 2 * WIDTH**2 + 17, capacity - 2, capacity - 1])
+    tree.update(leaves, np.full(8, 2.0))
+    assert tree.draw(np.full(8, 0.5))[0].tolist() == leaves.tolist()
+    assert tree.draw(np.zeros(8))[0].tolist() == leaves.tolist()
+    assert tree.draw(np.ones(8))[0].tolist() == [*leaves[1:].tolist(), capacity - 1]
 
 
 def test_last_of_duplicates_counts():
@@ -56,79 +121,212 @@ def test_last_of_duplicates_counts():
     assert tree.total == 18.0
 
 
-def test_one_mass_for_many():
-    tree = SumTree(5)
-    tree.update(np.array([4, 1]), 2.5)
-    assert tree[np.arange(5)].tolist() == [0, 2.5, 0, 0, 2.5]
+def test_no_update_changes_nothing():
+    tree = filled([1.0, 2.0])
+    tree.update(np.zeros(0, dtype=np.int64), np.zeros(0))
+    assert tree.total == 3.0
+
+
+# Numbers
 
 
 def test_sums_are_float64():
     tree = filled([1.0, 1e-12, 0.0])
-    assert tree.nodes.dtype == np.float64
+    assert tree.masses.dtype == tree.blocks.dtype == tree.groups.dtype == np.float64
     assert tree.total == 1.0 + 1e-12 > 1.0
 
 
-def test_no_error_builds_up():
+@pytest.mark.parametrize("capacity", [37, 2000])
+def test_no_error_builds_up(capacity):
     """Sums that are adjusted by differences drift, and are not zero again when all masses are."""
     rng = np.random.default_rng(0)
-    tree = SumTree(37)
+    tree = SumTree(capacity)
     for _ in range(2000):
-        tree.update(rng.integers(37, size=5), 10.0 ** rng.uniform(-12, 12, size=5))
-    assert tree.total == pytest.approx(math.fsum(tree[np.arange(37)]), rel=1e-14)
-    tree.update(np.arange(37), 0.0)
-    assert tree.total == 0.0
-    tree.update(np.array([20]), 1e-12)
-    assert tree.total == 1e-12 and tree.find(np.array([0.0])).tolist() == [20]
+        tree.update(rng.integers(capacity, size=5), 10.0 ** rng.uniform(-12, 12, size=5))
+    assert tree.total == pytest.approx(math.fsum(tree[np.arange(capacity)]), rel=1e-13)
+    tree.check_valid()
+    tree.update(np.arange(capacity), np.zeros(capacity))
+    assert tree.total == 0.0 and not tree.blocks.any() and not tree.groups.any()
+    tree.update(np.array([20]), np.array([1e-12]))
+    assert tree.total == 1e-12 and drawn(tree, EDGES) == [20] * len(EDGES)
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("scale", ["even", "extreme"])
-def test_never_finds_a_leaf_without_mass(capacity, scale):
+def test_never_draws_a_leaf_without_mass(capacity, scale):
     """Not even where rounding has brought a value up to the total, or past it."""
     rng = np.random.default_rng(capacity)
-    for _ in range(50):
+    for _ in range(20):
         masses = 10.0 ** rng.uniform(-12, 12, size=capacity) if scale == "extreme" else 0.1 * rng.random(capacity)
         masses[rng.random(capacity) < 0.5] = 0.0
         masses[rng.integers(capacity)] = 0.3
         tree = filled(masses)
-        sums = np.cumsum(masses)
-        edges = np.concatenate([sums, np.nextafter(sums, 0), np.nextafter(sums, np.inf), [0.0]])
-        ends = tree.total * np.array([1.0, 1 - 1e-16, 1 + 1e-15, 1 + 1e-9])
-        values = np.concatenate([edges, ends, [np.nextafter(tree.total, np.inf)], rng.random(200) * tree.total])
-        found = tree.find(values)
-        assert found.min() >= 0 and found.max() < capacity
-        assert (tree[found] > 0).all()
+        sums = np.cumsum(masses)[rng.integers(capacity, size=10)] / tree.total
+        edges = np.clip(np.concatenate([sums, np.nextafter(sums, 0), np.nextafter(sums, 1), EDGES]), 0, 1)
+        indices = np.concatenate([drawn(tree, edges), *(tree.draw(np.full(7, u))[0] for u in EDGES)])
+        indices = np.concatenate([indices, tree.draw(rng.random(200))[0], tree.draw(np.ones(333))[0]])
+        assert indices.min() >= 0 and indices.max() < capacity
+        assert (tree[indices] > 0).all()
 
 
-@pytest.mark.parametrize("capacity", CAPACITIES)
-def test_the_total_finds_the_only_leaf_with_mass(capacity):
-    for leaf in range(capacity):
-        masses = np.zeros(capacity)
-        masses[leaf] = 0.1
-        tree = filled(masses)
-        values = np.array([0.0, 0.05, tree.total, np.nextafter(tree.total, 1), 1.0])
-        assert (tree.find(values) == leaf).all()
+@pytest.mark.parametrize("far", [1, WIDTH, WIDTH**2])
+def test_rounding_that_leaves_a_node_behind(far):
+    """The last number before the sum, less the first mass, is not below the second: past the end of what it leads to."""
+    first, second = 0.046051218784245423, 0.3299042962326978
+    assert np.nextafter(first + second, 0.0) - first >= second
+    tree = SumTree(far + 40)
+    tree.update(np.array([0, far]), np.array([first, second]))
+    assert drawn(tree, [0.0, np.nextafter(1.0, 0.0), 1.0]) == [0, far, far]
+    tree.update(np.array([0, far, far + 7]), np.array([first, 0.0, second]))
+    assert drawn(tree, [0.0, np.nextafter(1.0, 0.0), 1.0]) == [0, far + 7, far + 7]
 
 
-def test_an_empty_tree_has_nothing_to_find():
-    with pytest.raises(AssertionError):
-        SumTree(3).find(np.array([0.0]))
+@pytest.mark.parametrize("capacity", [1, 2, 33, 100, 1025])
+def test_the_only_leaf_with_mass_is_drawn(capacity):
+    for leaf in {0, 1 % capacity, 31 % capacity, capacity // 2, capacity - 1}:
+        for mass in (5e-324, 1e-12, 0.1, 1e12, 1e300):
+            tree = SumTree(capacity)
+            tree.update(np.array([leaf]), np.array([mass]))
+            assert drawn(tree, EDGES) == [leaf] * len(EDGES)
+            for u in EDGES:
+                assert (tree.draw(np.full(3, u))[0] == leaf).all()
 
 
-def test_finding_leaves_the_values_as_they_are():
-    values = np.array([0.5, 2.5])
-    filled([1.0, 2.0]).find(values)
-    assert values.tolist() == [0.5, 2.5]
+def test_a_huge_mass_takes_no_notice_of_tiny_ones():
+    masses = np.full(100, 1e-12)
+    masses[50] = 1e12
+    tree = filled(masses)
+    assert (tree.draw(np.random.random_sample(1000))[0][1:-1] == 50).all()
+    assert drawn(tree, [0.0]) == [0]
 
 
-@pytest.mark.parametrize("capacity", [2, 5, 8, 100])
+def test_an_empty_tree_has_nothing_to_draw():
+    for tree in (SumTree(3), filled([0.0, 0.0])):
+        indices, masses = tree.draw(np.array([0.0, 0.5, 1.0]))
+        assert indices.shape == masses.shape == (0,)
+
+
+def test_drawing_leaves_its_argument_and_the_tree_as_they_are():
+    u, tree = np.array([0.5, 0.25]), filled([1.0, 2.0])
+    indices, masses = tree.draw(u)
+    indices.fill(7), masses.fill(7)
+    assert u.tolist() == [0.5, 0.25] and tree[np.arange(2)].tolist() == [1.0, 2.0]
+    tree.check_valid()
+
+
+def test_masses_that_are_read_are_a_copy():
+    tree = filled([1.0, 2.0])
+    tree[np.arange(2)].fill(9.0)
+    assert tree[np.array([1, 0, 1])].tolist() == [2.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("capacity", [2, 5, 100, 1500])
 def test_frequencies_are_in_proportion_to_mass(capacity):
     """Pearson's chi-square of independent draws: mean k - 1, variance 2 (k - 1)."""
     rng = np.random.default_rng(capacity)
     masses = rng.uniform(0.2, 3.0, size=capacity)
-    tree, draws = filled(masses), 40_000
-    counts = np.bincount(tree.find(rng.random(draws) * tree.total), minlength=capacity)
+    tree, draws = filled(masses), 20_000
+    counts = np.bincount(drawn(tree, rng.random(draws)), minlength=capacity)
     expected = draws * masses / masses.sum()
     statistic = ((counts - expected) ** 2 / expected).sum()
     freedom = capacity - 1
-    assert statistic < freedom + 5 * math.sqrt(2 * freedom)
+    assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("capacity", [2, 100, 3000])
+def test_stratified_draws_are_off_by_less_than_two(capacity):
+    """A leaf's share of the total is whole strata but for two cut ones at its ends."""
+    masses = np.random.default_rng(capacity).uniform(0.0, 3.0, size=capacity)
+    tree, draws = filled(masses), 50_000
+    counts = np.bincount(tree.draw(np.random.random_sample(draws))[0], minlength=capacity)
+    assert (abs(counts - draws * masses / masses.sum()) < 2 + 1e-6).all()
+
+
+# Both implementations
+
+
+@pytest.mark.parametrize("implementation", ["compiled"], indirect=True)  # skips where it is not there
+@pytest.mark.parametrize("capacity", [1, 2, 7, 31, 32, 33, 64, 500, 1023, 1024, 1025, 2047, 2049, 5000])
+def test_both_agree_to_the_bit(capacity, monkeypatch):
+    rng = np.random.default_rng(capacity)
+    numpy_tree, compiled_tree = SumTree(capacity), SumTree(capacity)
+    for step in range(15):
+        size = int(rng.integers(1, capacity + 2))
+        indices = rng.integers(capacity, size=size)
+        masses = 10.0 ** rng.uniform(-12, 12, size=size) if step % 3 else rng.random(size)
+        masses[rng.random(size) < 0.3] = 0.0
+        masses[-1] = 1.0 / 3.0
+        batches = [np.full(3, u) for u in EDGES] + [np.array([u]) for u in EDGES]
+        batches += [rng.random(int(rng.integers(1, 300))), np.ones(101), np.full(64, np.nextafter(1.0, 0.0))]
+        results = []
+        for tree, name in ((numpy_tree, "numpy"), (compiled_tree, "compiled")):
+            with monkeypatch.context() as patch:
+                use(patch, name)
+                tree.update(indices, masses)
+                draws = [part for u in batches for part in tree.draw(u)]
+            results.append([np.float64(tree.total), tree.masses, tree.blocks, tree.groups, *draws])
+        for one, other in zip(*results, strict=True):
+            assert one.dtype == other.dtype and one.shape == other.shape
+            assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("implementation", ["compiled"], indirect=True)
+@pytest.mark.parametrize("capacity", [3, 49, 1000, 3001])
+def test_both_agree_where_each_rounding_shows(capacity, monkeypatch):
+    """Strata of the size of a mass, whose ends are boundaries but for the last bit."""
+    for mass in (0.1, 1 / 3, 1e-7, np.pi):
+        tree, results = filled(np.full(capacity, mass)), []
+        for name in IMPLEMENTATIONS:
+            with monkeypatch.context() as patch:
+                use(patch, name)
+                results.append([tree.draw(np.full(capacity, u))[0].tolist() for u in (0.0, 1.0, np.nextafter(1.0, 0.0))])
+        assert results[0] == results[1]
+
+
+# Checks and copies
+
+
+@pytest.mark.parametrize("capacity", [1, 40, 1500])
+def test_what_is_whole_is_valid(capacity):
+    SumTree(capacity).check_valid()
+    filled(10.0 ** np.random.default_rng(0).uniform(-12, 12, size=capacity)).check_valid()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
+@pytest.mark.parametrize("where", [0, 39])
+def test_a_bad_mass_shows(where, bad):
+    tree = filled(np.ones(40))
+    tree.update(np.array([where]), np.array([bad]))
+    with pytest.raises(ValueError, match="sum tree is broken: a mass is negative or not finite"):
+        tree.check_valid()
+
+
+@pytest.mark.parametrize("beyond", [40, 63, 1023])
+def test_a_mass_beyond_the_capacity_shows(beyond):
+    tree = filled(np.ones(40))
+    tree.update(np.array([beyond]), np.array([1.0]))
+    with pytest.raises(ValueError, match="stands where none belongs"):
+        tree.check_valid()
+
+
+@pytest.mark.parametrize("factor", [0.0, 1 + 1e-15, 2.0])
+@pytest.mark.parametrize("sums", ["blocks", "groups"])
+def test_a_broken_sum_shows(sums, factor):
+    tree = filled(np.random.default_rng(0).random(1500))
+    getattr(tree, sums).reshape(-1)[-1 if sums == "groups" else 46] *= factor
+    with pytest.raises(ValueError, match="a sum is not that of its masses"):
+        tree.check_valid()
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES)
+def test_a_pickled_tree_is_the_same_to_the_bit(capacity):
+    tree = filled(10.0 ** np.random.default_rng(capacity).uniform(-12, 12, size=capacity))
+    loaded = pickle.loads(pickle.dumps(tree))
+    assert loaded.capacity == capacity
+    for name in ("masses", "blocks", "groups"):
+        one, other = getattr(tree, name), getattr(loaded, name)
+        assert one.shape == other.shape and one.tobytes() == other.tobytes()
+    loaded.update(np.array([0]), np.array([1e20]))  # its arrays are its own
+    tree.check_valid()
+    loaded.check_valid()
+    assert tree.total != loaded.total == pytest.approx(1e20)

@@ -1,0 +1,155 @@
+"""The observations of a replay buffer, of whatever space they are."""
+
+from collections.abc import Callable
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
+
+from sb3_distrl.buffers.storage import FrameStorage, ObservationStorage, WholeStorage
+from sb3_distrl.checks import check_finite
+
+Obs = np.ndarray | dict[str, np.ndarray]
+Parts = dict[str, np.ndarray]  # of each key of a Dict, or of "" where there are no keys; in the shape and dtype that is stored
+
+REMEDY = "mend the environment, or replace what is not finite in a wrapper"
+
+
+class Observations:
+    """
+    The observations and next observations of all transitions: a storage for each key of a Dict, or a single one.
+
+    :param space: of the observations
+    :param rows: transitions of each environment
+    :param n_envs: number of environments
+    :param frames_once: keep each frame of a stack once
+    """
+
+    def __init__(self, space: spaces.Space, rows: int, n_envs: int, frames_once: bool) -> None:
+        self.is_dict = isinstance(space, spaces.Dict)
+        self.rows, self.n_envs, self.frames_once = rows, n_envs, frames_once
+        keys = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        self.shapes: dict[str, tuple[int, ...]] = {key: get_obs_shape(part) for key, part in keys.items()}  # type: ignore
+        self.dtypes = {key: np.dtype(part.dtype) for key, part in keys.items()}
+        self.storages: dict[str, ObservationStorage] = {}
+
+    @property
+    def allocated(self) -> bool:
+        """Whether memory is taken."""
+        return bool(self.storages)
+
+    def nbytes(self, rows: int) -> int:
+        """
+        :param rows: transitions of each environment
+        :return: the bytes that they take; before the first observations are seen, as little as it can be
+        """
+        storages = self.storages or self._storages()
+        return sum(storage.nbytes(rows) for storage in storages.values())
+
+    def _storages(self, obs: Parts | None = None, next_obs: Parts | None = None) -> dict[str, ObservationStorage]:
+        """
+        :param obs: the first observations, if they are there
+        :param next_obs: what follows them
+        :return: a storage for each key, not allocated
+        """
+        storages: dict[str, ObservationStorage] = {}
+        for key, shape in self.shapes.items():
+            arguments = (self.rows, self.n_envs, shape, self.dtypes[key])
+            if not self.frames_once or not shape:
+                storages[key] = WholeStorage(*arguments)
+            elif obs is None or next_obs is None:
+                storages[key] = FrameStorage(*arguments)
+            else:
+                storages[key] = FrameStorage.made_for(self.rows, obs[key], next_obs[key])
+        return storages
+
+    def allocate(self, obs: Parts, next_obs: Parts, check: Callable[[int, int], None]) -> None:
+        """
+        :param obs: the first observations, which tell how they are stacked
+        :param next_obs: what follows them
+        :param check: given the bytes that will be needed, and those that no rows at all would need, raises if there are less
+        """
+        storages = self._storages(obs, next_obs)
+        check(*(sum(storage.nbytes(rows) for storage in storages.values()) for rows in (self.rows, 0)))
+        for storage in storages.values():
+            storage.allocate()
+        self.storages = storages
+
+    def parts(self, name: str, obs: Obs) -> Parts:
+        """
+        :param name: of the argument that they are
+        :param obs: as they come from an environment, shape [n_envs, ...]
+        :return: as they are stored
+        :raises ValueError: if one is not finite
+        """
+        parts = {}
+        for key, shape in self.shapes.items():
+            part = np.asarray(obs[key] if isinstance(obs, dict) else obs)
+            check_finite(f"{name}[{key!r}]" if self.is_dict else name, part, REMEDY)
+            parts[key] = part.astype(self.dtypes[key], copy=False).reshape(self.n_envs, *shape)
+        return parts
+
+    def continues(self, obs: Parts) -> np.ndarray:
+        """
+        :param obs: shape [n_envs, ...]
+        :return: whether they are the next observations that were added last, to the bit, shape [n_envs]
+        """
+        return np.logical_and.reduce([storage.continues(obs[key]) for key, storage in self.storages.items()])
+
+    def add(self, row: int, obs: Parts, next_obs: Parts, continues: np.ndarray) -> None:
+        """
+        :param row: where to
+        :param obs: shape [n_envs, ...]
+        :param next_obs: shape [n_envs, ...]
+        :param continues: of :meth:`continues`
+        """
+        for key, storage in self.storages.items():
+            storage.add(row, obs[key], next_obs[key], continues)
+
+    def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> Obs:
+        """
+        :param rows: shape [B]
+        :param envs: shape [B]
+        :param which: ``OBS`` or ``NEXT``
+        :return: a copy of what was added, shape [B, ...]
+        """
+        return self._without_keys({key: storage.take(rows, envs, which) for key, storage in self.storages.items()})
+
+    def arrays(self, which: int) -> Obs:
+        """
+        :param which: ``OBS`` or ``NEXT``
+        :return: all of them, shape [rows, n_envs, ...], where they are kept whole
+        """
+        return self._without_keys({key: storage.arrays[which] for key, storage in self.storages.items()})  # type: ignore
+
+    def _without_keys(self, parts: Parts) -> Obs:
+        return parts if self.is_dict else parts[""]
+
+    def hold(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """
+        :param rows: shape [B]
+        :param envs: shape [B]
+        :return: whether all parts of these transitions' observations are still there, shape [B]
+        """
+        return np.logical_and.reduce([storage.holds(rows, envs) for storage in self.storages.values()])
+
+    def follow(self, rows: np.ndarray, next_rows: np.ndarray, env: int) -> np.ndarray:
+        """
+        :param rows: shape [B]
+        :param next_rows: shape [B]
+        :param env: environment
+        :return: whether the observations of ``next_rows`` are the next observations of ``rows``, shape [B]
+        """
+        return np.logical_and.reduce([storage.follow(rows, next_rows, env) for storage in self.storages.values()])
+
+    def recover(self) -> None:
+        """Make good what an exception has left half done."""
+        for storage in self.storages.values():
+            storage.recover()
+
+    def check_valid(self) -> None:
+        """
+        :raises ValueError: if a storage is inconsistent
+        """
+        for storage in self.storages.values():
+            storage.check_valid()
