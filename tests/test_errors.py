@@ -74,7 +74,6 @@ def test_action_space_of_a_registered_environment() -> None:
         ("replay_ratio", 0.0, "replay_ratio=0.0 must be positive: use gradient steps per transition"),
         ("replay_ratio", -1.0, "replay_ratio=-1.0 must be positive: use gradient steps per transition"),
         ("replay_ratio", NAN, "replay_ratio=nan must be positive: use gradient steps per transition"),
-        ("optimize_memory_usage", True, "optimize_memory_usage=True is not supported by this buffer: set it to False"),
     ],
 )
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -139,7 +139,7 @@ def test_replay_buffer(name: str, kind: str, tmp_path: Path) -> None:
     ours, theirs = model.replay_buffer, loaded.replay_buffer
     assert type(ours) is type(theirs)
     assert (ours.pos, ours.size(), ours.max_priority) == (theirs.pos, theirs.size(), theirs.max_priority)
-    assert np.array_equal(ours.tree.nodes, theirs.tree.nodes)
+    assert np.array_equal(ours.tree.masses, theirs.tree.masses)
     for name in ("actions", "rewards", "dones"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     batch = theirs.sample(50)
@@ -226,14 +226,14 @@ def test_setup_model_twice(name: str) -> None:
     model = make(setting._replace(kwargs={**setting.kwargs, "n_steps": 3}))
     model.learn(60)
     before, buffer = state_of(model), model.replay_buffer
-    contents = buffer.observations.copy(), buffer.tree.nodes.copy()
+    contents = buffer.observations.copy(), buffer.tree.masses.copy()
     model._setup_model()
     after = state_of(model)
     for fresh in ("learning rate", "adam's steps"):  # the networks and the optimizer are made anew
         before.pop(fresh), after.pop(fresh)
     assert before == after
     assert model.replay_buffer is buffer
-    assert np.array_equal(buffer.observations, contents[0]) and np.array_equal(buffer.tree.nodes, contents[1])
+    assert np.array_equal(buffer.observations, contents[0]) and np.array_equal(buffer.tree.masses, contents[1])
     assert model.n_steps == buffer.n_steps == 3
 
 

@@ -7,17 +7,18 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, GymEnv, MaybeCallback, ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.metrics import RunningMeans
+from sb3_distrl.common.resumable import Resumable
 
 Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBufferSamples
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
@@ -34,7 +35,7 @@ class Loss(NamedTuple):
     metrics: dict[str, th.Tensor]
 
 
-class ValueAlgorithm(DQN):
+class ValueAlgorithm(Resumable):
     """
     Value-based learning in SB3: sampling, weighting, exploration, replay ratio, logging. Subclasses bring the loss.
 
@@ -103,21 +104,35 @@ class ValueAlgorithm(DQN):
         self.n_steps = n_steps
 
     def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
-        settings = dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
         return buffer_class(
             self.buffer_size,
             self.observation_space,
             self.action_space,
             device=self.device,
             n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            **{**settings, **self.replay_buffer_kwargs},
+            optimize_memory_usage=self._has_images() if self.optimize_memory_usage is None else self.optimize_memory_usage,
+            **{**self._buffer_settings(), **self.replay_buffer_kwargs},
         )
+
+    def _buffer_settings(self) -> dict[str, float]:
+        """:return: arguments of this library's buffers that the algorithm has as well"""
+        return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
+
+    def _has_images(self) -> bool:
+        space = self.observation_space
+        parts = space.values() if isinstance(space, spaces.Dict) else [space]
+        return any(is_image_space(part) for part in parts)
 
     def _check_arguments(self) -> None:
         """
         :raises ValueError: naming the argument, its value and the remedy
         """
+        own_policy = self.policy_aliases["MlpPolicy"]
+        if not issubclass(self.policy_class, own_policy):
+            raise ValueError(
+                f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: use one of "
+                f"{', '.join(self.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
+            )
         check_at_least("n_steps", self.n_steps, 1, "use 1 for one-step returns")
         check_at_least("alpha", self.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
         check_at_least("batch_size", self.batch_size, 1, "use e.g. 32")
@@ -165,9 +180,9 @@ class ValueAlgorithm(DQN):
             )
         own = issubclass(buffer_class, PrioritizedReplayBuffer)
         parameters = inspect.signature(buffer_class).parameters
-        for name, where_none in dict(n_steps=1, gamma=self.gamma).items():
-            value = getattr(self, name)
-            default = value if own else parameters[name].default if name in parameters else where_none
+        where_none = dict(n_steps=1, gamma=self.gamma)
+        for name, value in (self._buffer_settings() if own else dict(n_steps=self.n_steps, gamma=self.gamma)).items():
+            default = value if own else parameters[name].default if name in parameters else where_none[name]
             if self.replay_buffer_kwargs.get(name, default) != value:
                 remedy = (
                     f"leave {name} out of replay_buffer_kwargs"
@@ -184,17 +199,32 @@ class ValueAlgorithm(DQN):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        assert self.replay_buffer is not None
-        self._check_priorities(type(self.replay_buffer))
-        if self.replay_buffer.n_envs != self.n_envs:
+        buffer = self.replay_buffer
+        assert buffer is not None
+        self._check_priorities(type(buffer))
+        if buffer.n_envs != self.n_envs:
             raise ValueError(
-                f"The replay buffer has n_envs={self.replay_buffer.n_envs}, the environment {self.n_envs}: load the model "
+                f"The replay buffer has n_envs={buffer.n_envs}, the environment {self.n_envs}: load the model "
                 "with as many environments as the buffer was filled by, or train with a new buffer."
             )
-        # SB3 resets the environment in these cases
-        if (reset_num_timesteps or self._last_obs is None) and isinstance(self.replay_buffer, PrioritizedReplayBuffer):
-            self.replay_buffer.end_episodes()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if not isinstance(buffer, PrioritizedReplayBuffer):
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        for name, value in self._buffer_settings().items():
+            if getattr(buffer, name) != value:
+                raise ValueError(
+                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
+                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or train "
+                    "with a new buffer."
+                )
+        buffer.check_memory()
+        if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
+            buffer.end_episodes()
+        # SB3 would do likewise to its own buffer, with a warning
+        optimize_memory_usage, self.optimize_memory_usage = self.optimize_memory_usage, False
+        try:
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.optimize_memory_usage = optimize_memory_usage
 
     # Acting
 

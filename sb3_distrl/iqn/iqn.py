@@ -60,7 +60,7 @@ class IQN(ValueAlgorithm):
         gradient_steps: int = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
-        optimize_memory_usage: bool = False,
+        optimize_memory_usage: bool | None = None,
         n_steps: int = 1,
         target_update_interval: int = 10_000,
         double_q: bool = False,

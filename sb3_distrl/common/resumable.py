@@ -1,0 +1,221 @@
+"""Saving, and going on exactly where one has stopped."""
+
+import io
+import pickle
+import random
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
+
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.files import load_object, read_object, replacing, save_object, with_suffix, write_object
+
+SelfResumable = TypeVar("SelfResumable", bound="Resumable")
+
+BUFFER, STATISTICS = "replay_buffer", "vec_normalize"  # in a checkpoint, beside what SB3 saves of a model
+
+
+def random_state(action_space: spaces.Space) -> dict[str, Any]:
+    """
+    :param action_space: whose samples are used
+    :return: the state of all random generators that training draws from, but for those of the environments
+    """
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state().numpy(),
+        "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
+        "action_space": action_space.np_random.bit_generator.state,
+    }
+
+
+def set_random_state(state: dict[str, Any], action_space: spaces.Space) -> None:
+    """
+    :param state: of :func:`random_state`
+    :param action_space: whose samples are used
+    """
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    th.set_rng_state(th.from_numpy(state["torch"].copy()))
+    if th.cuda.is_available() and len(state["cuda"]) == th.cuda.device_count():
+        th.cuda.set_rng_state_all([th.from_numpy(each.copy()) for each in state["cuda"]])
+    action_space.np_random.bit_generator.state = state["action_space"]
+
+
+class Resumable(DQN):
+    """
+    SB3's DQN, whose files are whole at any moment, and whose training goes on exactly.
+
+    A model that was saved, and its replay buffer, or a checkpoint, which holds both, can be loaded in another process:
+    ``learn(reset_num_timesteps=False)`` then does what the first process would have done, had its environment been reset
+    there; on a CPU to the last bit. Random generators are taken over as well, at the beginning of that ``learn()``, but
+    for those of the environment: seed it.
+    """
+
+    _random_state: dict[str, Any] | None = None  # to start the next learn() with
+
+    # Saving
+
+    def save(
+        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """
+        Save the model without its replay buffer, with the state of the random generators.
+
+        :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment
+        :param exclude: attributes to leave out
+        :param include: attributes to save that usually are not
+        """
+        waiting = self._random_state
+        self._random_state = waiting or random_state(self.action_space)
+        try:
+            if isinstance(path, (str, Path)):
+                with replacing(with_suffix(path, ".zip")) as temporary:
+                    super().save(temporary, exclude, include)
+            else:
+                super().save(path, exclude, include)
+        finally:
+            self._random_state = waiting
+
+    @classmethod
+    def load(cls: type[SelfResumable], path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfResumable:
+        """
+        Load a model that ``save()`` or :meth:`save_checkpoint` saved, without its replay buffer.
+
+        :param path: file
+        :param args: as in SB3
+        :param kwargs: as in SB3
+        :return: the model
+        :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
+        """
+        if isinstance(path, (str, Path)):
+            path = path if Path(path).exists() else with_suffix(path, ".zip")
+            with open(path, "rb") as file:  # the end of a truncated file may look like that of a smaller archive
+                whole = zipfile.is_zipfile(file) and {"data", "policy.pth"} <= set(zipfile.ZipFile(file).namelist())
+            if not whole:
+                raise ValueError(f"path={path} is no saved model, or is truncated.")
+        return super().load(path, *args, **kwargs)
+
+    def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer.
+
+        :param path: file, by default with the suffix .pkl; it is whole, or what it was before, at any moment
+        """
+        if not isinstance(path, (str, Path)):
+            super().save_replay_buffer(path)
+        elif isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            save_object(with_suffix(path, ".pkl"), self.replay_buffer)
+        else:
+            with replacing(with_suffix(path, ".pkl")) as temporary:
+                super().save_replay_buffer(temporary)
+
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer; the next transition starts a new episode.
+
+        :param path: file, of this library or of SB3
+        :param truncate_last_traj: as in SB3, for its hindsight buffer
+        :raises ValueError: if the file is truncated or damaged, or is no replay buffer
+        """
+        if isinstance(path, (str, Path)) and not Path(path).exists():
+            path = with_suffix(path, ".pkl")
+        if isinstance(path, (str, Path)) and zipfile.is_zipfile(path):
+            self._take_replay_buffer(load_object(path), path)
+            return
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, AssertionError) as error:
+            raise ValueError(f"path={path} is no replay buffer, or is truncated or damaged.") from error
+
+    def _take_replay_buffer(self, replay_buffer: Any, path: str | Path) -> None:
+        if not isinstance(replay_buffer, ReplayBuffer):
+            raise ValueError(f"path={path} holds a {type(replay_buffer).__name__} and no replay buffer.")
+        replay_buffer.device = self.device
+        self.replay_buffer = replay_buffer
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """
+        Save all that training needs to go on, in one file: the model, its replay buffer, and VecNormalize's statistics.
+
+        :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment. ``load()``
+            takes it for a model, too
+        """
+        normalize = self.get_vec_normalize_env()
+        with replacing(with_suffix(path, ".zip")) as temporary:
+            self.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:
+                write_object(archive, BUFFER, self.replay_buffer)
+                statistics = {} if normalize is None else dict(obs_rms=normalize.obs_rms, ret_rms=normalize.ret_rms)
+                write_object(archive, STATISTICS, statistics)
+
+    @classmethod
+    def load_checkpoint(cls: type[SelfResumable], path: str | Path, env: GymEnv, **kwargs: Any) -> SelfResumable:
+        """
+        Load what :meth:`save_checkpoint` saved, to go on with ``learn(reset_num_timesteps=False)``.
+
+        :param path: file
+        :param env: like the one that the checkpoint was made with; VecNormalize is given the statistics of then
+        :param kwargs: of ``load()``
+        :return: the model with its replay buffer
+        :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment does not fit
+        """
+        path = path if Path(path).exists() else with_suffix(path, ".zip")
+        try:
+            with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+                if f"{BUFFER}/pickle" not in archive.namelist():
+                    raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
+                model = cls.load(path, env=env, **kwargs)
+                model._take_replay_buffer(read_object(file, archive, BUFFER), path)
+                model._take_statistics(read_object(file, archive, STATISTICS), path)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"path={path} cannot be read: it is truncated or damaged, or no checkpoint.") from error
+        return model
+
+    def _take_statistics(self, statistics: dict[str, Any], path: str | Path) -> None:
+        normalize = self.get_vec_normalize_env()
+        if (normalize is None) != (not statistics):
+            raise ValueError(
+                f"env={self.env} and the environment that path={path} was made with are not alike: wrap both in VecNormalize, "
+                "or none."
+            )
+        for name, value in statistics.items():
+            setattr(normalize, name, value)
+
+    # Going on
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self._random_state is not None and not reset_num_timesteps:
+            set_random_state(self._random_state, self.action_space)
+        self._random_state = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """
+        Collect transitions, as in SB3. Where a callback or an exception stops it, the environment may have gone a step
+        further than what was stored, so that the next ``learn()`` has to reset it.
+        """
+        complete = False
+        try:
+            rollout = super().collect_rollouts(*args, **kwargs)
+            complete = rollout.continue_training
+            return rollout
+        finally:
+            if not complete:
+                self._last_obs = None
