@@ -28,7 +28,7 @@ ALLOWED = {
     "": ALGORITHMS,  # sb3_distrl/__init__.py
 }
 # The only parts that import these
-OPTIONAL = {"ray": {"distributed"}, "rl_zoo3": {"zoo"}, "optuna": {"zoo"}, "matplotlib": {"plotting"}}
+OPTIONAL = {"numba": {"buffers"}, "ray": {"distributed"}, "rl_zoo3": {"zoo"}, "optuna": {"zoo"}, "matplotlib": {"plotting"}}
 
 
 def part_of(module):

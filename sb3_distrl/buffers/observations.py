@@ -89,9 +89,16 @@ class Observations:
             parts[key] = part.astype(self.dtypes[key], copy=False).reshape(self.n_envs, *shape)
         return parts
 
+    def arranged(self, obs: Parts) -> Parts:
+        """
+        :param obs: of :meth:`parts`
+        :return: as :meth:`continues` and :meth:`add` take it
+        """
+        return {key: storage.arranged(obs[key]) for key, storage in self.storages.items()}
+
     def continues(self, obs: Parts) -> np.ndarray:
         """
-        :param obs: shape [n_envs, ...]
+        :param obs: of :meth:`arranged`
         :return: whether they are the next observations that were added last, to the bit, shape [n_envs]
         """
         return np.logical_and.reduce([storage.continues(obs[key]) for key, storage in self.storages.items()])
@@ -99,8 +106,8 @@ class Observations:
     def add(self, row: int, obs: Parts, next_obs: Parts, continues: np.ndarray) -> None:
         """
         :param row: where to
-        :param obs: shape [n_envs, ...]
-        :param next_obs: shape [n_envs, ...]
+        :param obs: of :meth:`arranged`
+        :param next_obs: of :meth:`arranged`
         :param continues: of :meth:`continues`
         """
         for key, storage in self.storages.items():

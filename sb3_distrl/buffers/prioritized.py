@@ -17,6 +17,7 @@ from sb3_distrl.checks import check_at_least, check_finite, check_fraction, chec
 
 LARGEST = float(np.finfo(np.float32).max)
 FORMAT = 1  # of a saved buffer; another one cannot be loaded
+NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
 ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
 
@@ -156,9 +157,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state.pop("format", None) != FORMAT:
-            raise ValueError(
-                "This replay buffer was saved by another version of sb3_distrl: use that one, or fill a new buffer."
-            )
+            raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
         vars(self).update(state)
         if self.stored.allocated:
             filled, tree = {name: state[name] for name in ROW_ARRAYS}, self.tree
@@ -193,6 +192,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         if not self.stored.allocated:
             self._allocate_rows()
             self.stored.allocate(obs, next_obs, self._check_memory)
+        obs, next_obs = self.stored.arranged(obs), self.stored.arranged(next_obs)
         self._recover()
         self._changing = True
         slots = self.pos * self.n_envs + np.arange(self.n_envs)
@@ -225,9 +225,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         masses = self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
         masses[self.pos] = 0  # the one that was being overwritten
         np.maximum(self._oldest, self._added + 1 - self.buffer_size, out=self._oldest)
-        if self._added:  # the newest may be there, without a mass yet
-            newest = masses[self.pos - 1]
-            newest[newest == 0] = self.max_priority**self.alpha
+        newest = masses[self.pos - 1]  # they may be there, without a mass yet
+        newest[(newest == 0) & (self._oldest < self._added)] = self.max_priority**self.alpha
         self.tree.update(np.arange(masses.size), masses.flatten())
         self._evict()
         self._end_interrupted(np.ones(self.n_envs, dtype=bool))
@@ -283,8 +282,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :raises ValueError: if the buffer is empty
         """
         self._recover()
-        none = np.empty(0)
-        indices, masses = self.tree.draw(np.random.random_sample(batch_size)) if self.stored.allocated else (none, none)
+        indices, masses = self.tree.draw(np.random.random_sample(batch_size)) if self.stored.allocated else NOTHING
         if not len(indices):
             raise ValueError(f"Cannot sample batch_size={batch_size} transitions from an empty buffer: add some first.")
         weights = (masses / masses.min()) ** -(self.beta if beta is None else beta)

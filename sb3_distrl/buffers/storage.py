@@ -38,26 +38,30 @@ class ObservationStorage(ABC):
     def allocate(self) -> None:
         """Make the arrays; before that, a storage takes no memory and holds nothing."""
 
+    def arranged(self, obs: np.ndarray) -> np.ndarray:
+        """
+        :param obs: shape [n_envs, ...], of the storage's dtype
+        :return: the same as :meth:`continues` and :meth:`add` take it
+        """
+        return obs
+
     def add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
         """
         :param row: where to
-        :param obs: shape [n_envs, ...], of the storage's dtype
-        :param next_obs: shape [n_envs, ...], of the storage's dtype
+        :param obs: of :meth:`arranged`
+        :param next_obs: of :meth:`arranged`
         :param continues: whether ``obs`` is the next observation that was added last, shape [n_envs]
         """
         self._add(row, obs, next_obs, continues)
         self.filled = max(self.filled, row + 1)
         self.last_row = row
 
+    @abstractmethod
     def continues(self, obs: np.ndarray) -> np.ndarray:
         """
-        :param obs: shape [n_envs, ...], of the storage's dtype
+        :param obs: of :meth:`arranged`
         :return: whether it is the next observation that was added last, to the bit, shape [n_envs]
         """
-        if self.last_row is None:
-            return np.zeros(self.n_envs, dtype=bool)
-        last = self.take(np.full(self.n_envs, self.last_row), np.arange(self.n_envs), NEXT)
-        return same_bits(last, obs)
 
     @abstractmethod
     def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None: ...
@@ -107,6 +111,12 @@ class WholeStorage(ObservationStorage):
 
     def allocate(self) -> None:
         self.arrays = [np.zeros((self.rows, self.n_envs, *self.shape), self.dtype) for _ in (OBS, NEXT)]
+
+    def continues(self, obs: np.ndarray) -> np.ndarray:
+        if self.last_row is None:
+            return np.zeros(self.n_envs, dtype=bool)
+        last = self.arrays[NEXT][self.last_row]
+        return same_bits(last, obs)
 
     def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
         self.arrays[OBS][row] = obs
@@ -211,8 +221,11 @@ class FrameStorage(ObservationStorage):
         axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis])
         shifts = {}
         for axis in axes:
-            seen = np.moveaxis(obs, axis + 1, 1), np.moveaxis(next_obs, axis + 1, 1)
-            shifts[axis] = next(shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, *seen).all())
+            seen = (np.ascontiguousarray(np.moveaxis(part, axis + 1, 1)) for part in (obs, next_obs))
+            obs_slices, next_slices = seen
+            shifts[axis] = next(
+                shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, obs_slices, next_slices).all()
+            )
         axis = next((axis for axis in axes if shifts[axis] < shape[axis]), axes[0])
         return cls(rows, n_envs, tuple(shape), obs.dtype, axis, max(1, shifts[axis]))
 
@@ -239,15 +252,18 @@ class FrameStorage(ObservationStorage):
 
     # Adding
 
+    def arranged(self, obs: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(obs, self.axis + 1, 1) if self.axis > 0 else obs)
+
     def continues(self, obs: np.ndarray) -> np.ndarray:
         if self.last_row is None:
-            return super().continues(obs)
+            return np.zeros(self.n_envs, dtype=bool)
+        newest = self.newest[self.last_row, :, NEXT]
+        last = self._windows(newest, np.arange(self.n_envs))
         # After an interrupt while adding, the ring may go on with something else
-        return super().continues(obs) & (self.newest[self.last_row, :, NEXT] == self.heads - 1)
+        return same_bits(last, obs) & (newest == self.heads - 1)
 
     def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
-        if self.axis > 0:
-            obs, next_obs = np.moveaxis(obs, self.axis + 1, 1), np.moveaxis(next_obs, self.axis + 1, 1)
         if not continues.all():
             starting = np.flatnonzero(~continues)
             self._append(starting, obs[starting])
@@ -292,9 +308,16 @@ class FrameStorage(ObservationStorage):
     # Taking
 
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
-        oldest = self.newest[rows, envs, which] - (self.n_slices - 1)
-        windows = self.rings.windows[envs, oldest % self.rings.size]  # [B, n_slices, ...]
+        windows = self._windows(self.newest[rows, envs, which], envs)
         return windows if self.axis == 0 else np.moveaxis(windows, 1, self.axis + 1)
+
+    def _windows(self, newest: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """
+        :param newest: slices, shape [B]
+        :param envs: shape [B]
+        :return: the observations that end with them, shape [B, n_slices, ...]
+        """
+        return self.rings.windows[envs, (newest - (self.n_slices - 1)) % self.rings.size]
 
     def holds(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
         oldest = self.newest[rows, envs, OBS] - (self.n_slices - 1)
@@ -352,11 +375,11 @@ def possible_shifts(n_slices: int) -> list[int]:
 def shifted_by(shift: int, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
     """
     :param shift: in slices
-    :param obs: shape [n_envs, n_slices, ...]
-    :param next_obs: shape [n_envs, n_slices, ...]
+    :param obs: C-contiguous, shape [n_envs, n_slices, ...]
+    :param next_obs: C-contiguous, shape [n_envs, n_slices, ...]
     :return: whether all but the last ``shift`` slices of ``next_obs`` are the last ones of ``obs``, shape [n_envs]
     """
-    return same_bits(next_obs[:, : next_obs.shape[1] - shift], obs[:, shift:])
+    return same_bits(next_obs[:, : obs.shape[1] - shift], obs[:, shift:])
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -365,8 +388,8 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     :param b: of the same shape and dtype
     :return: whether they are equal to the bit (0.0 is not -0.0), shape [E]
     """
-    itemsize = a.dtype.itemsize
-    if a.strides[-1] == b.strides[-1] == itemsize:  # as few and as large integers as will do
-        itemsize = next(size for size in (8, 4, 2, 1) if a.shape[-1] * a.dtype.itemsize % size == 0)
-    same = a.view(f"u{itemsize}") == b.view(f"u{itemsize}")
+    word = a.dtype.itemsize
+    if a.strides[-1] == b.strides[-1] == word:  # as few and as long words as will do
+        word = next(size for size in (8, 4, 2, 1) if a.shape[-1] * a.dtype.itemsize % size == 0)
+    same = a.view(f"u{word}") == b.view(f"u{word}")
     return same.reshape(len(a), int(np.prod(same.shape[1:]))).all(axis=1)

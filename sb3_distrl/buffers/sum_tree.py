@@ -11,7 +11,7 @@ WIDTH = 32  # children of a node
 
 @cache
 def compiled() -> ModuleType | None:
-    """:return: the compiled versions of ``draw`` and ``update``, if numba is there; they take about a second once"""
+    """:return: the compiled inner loops if numba is there, which takes a second at the first call of each"""
     try:
         from sb3_distrl.buffers import sum_tree_numba
     except ImportError:
@@ -59,7 +59,7 @@ class SumTree:
         :param masses: non-negative and finite, shape [B]
         """
         if (numba := compiled()) is not None:
-            numba.update(self.masses, self.blocks, self.groups, indices, masses)
+            numba.update(self.masses, self.blocks, self.groups, indices, masses, False)
             return
         self.masses.reshape(-1)[indices] = masses
         blocks = indices // WIDTH
@@ -74,10 +74,11 @@ class SumTree:
         :param indices: shape [B]
         :param masses: non-negative and finite, shape [B]
         """
+        if (numba := compiled()) is not None:
+            numba.update(self.masses, self.blocks, self.groups, indices, masses, True)
+            return
         drawable = self[indices] > 0
-        if not drawable.all():
-            indices, masses = indices[drawable], masses[drawable]
-        self.update(indices, masses)
+        self.update(indices[drawable], masses[drawable])
 
     def draw(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """

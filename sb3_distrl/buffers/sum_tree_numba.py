@@ -14,10 +14,13 @@ def total_of(row: np.ndarray) -> float:
     return total
 
 
-@njit(cache=True)
-def update(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, indices: np.ndarray, new: np.ndarray) -> None:
+@njit(cache=True, boundscheck=True)
+def update(
+    masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, indices: np.ndarray, new: np.ndarray, only_drawable: bool
+) -> None:
     for i, index in enumerate(indices):
-        masses[index // WIDTH, index % WIDTH] = new[i]
+        if not only_drawable or masses[index // WIDTH, index % WIDTH] > 0:
+            masses[index // WIDTH, index % WIDTH] = new[i]
     for index in indices:
         block = index // WIDTH
         blocks[block // WIDTH, block % WIDTH] = total_of(masses[block])

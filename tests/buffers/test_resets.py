@@ -187,7 +187,7 @@ def test_a_buffer_of_another_version_cannot_be_loaded(change):
     feed(buffer, [step(0)])
     state = buffer.__getstate__()
     del state["format"]
-    with pytest.raises(ValueError, match=r"saved by another version of sb3_distrl: use that one, or fill a new buffer"):
+    with pytest.raises(ValueError, match=r"saved by another version of sb3_distrl: use that version, or fill a new buffer"):
         buffer.__setstate__({**state, **change})
 
 

@@ -162,7 +162,7 @@ def test_a_buffer_of_another_version(saved: Path, tmp_path: Path) -> None:
     buffer = load("buffer", saved / "buffer.pkl").replay_buffer
     state = buffer.__getstate__()
     for wrong in ({**state, "format": 0}, {key: value for key, value in state.items() if key != "format"}):
-        with pytest.raises(ValueError, match="saved by another version of sb3_distrl: use that one"):
+        with pytest.raises(ValueError, match="saved by another version of sb3_distrl: use that version"):
             PrioritizedReplayBuffer.__new__(PrioritizedReplayBuffer).__setstate__(wrong)
 
 
