@@ -42,6 +42,7 @@ class ValueAlgorithm(Resumable):
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
     vectorised step on its own. These come on top:
 
+    :param optimize_memory_usage: keep each frame of a stack once in this library's replay buffers; ``None`` does so for images
     :param n_steps: rewards in a return (Sutton 1988), in environment steps
     :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
     :param prioritized: prioritized replay (Schaul et al. 2016); otherwise uniform

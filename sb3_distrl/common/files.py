@@ -35,6 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     :param path: the file
     :return: where to write
     """
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

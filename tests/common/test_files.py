@@ -1,6 +1,7 @@
 """Files are whole, or what they were before; what is not whole, or something else, is refused with a clear message."""
 
 import io
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -58,6 +59,14 @@ def test_an_interrupted_save_leaves_the_former_file(error: type[BaseException], 
         raise error
     assert path.read_text() == "former"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="needs symbolic links")
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
+    save_object(tmp_path / "link", [1])
+    assert (tmp_path / "link").is_symlink() and load_object(tmp_path / "disk" / "file") == [1]
 
 
 def test_suffixes_are_those_of_sb3() -> None:
