@@ -140,6 +140,12 @@ class Resumable(DQN):
     def _take_replay_buffer(self, replay_buffer: Any, path: str | Path) -> None:
         if not isinstance(replay_buffer, ReplayBuffer):
             raise ValueError(f"path={path} holds a {type(replay_buffer).__name__} and no replay buffer.")
+        for name in ("observation_space", "action_space"):
+            if getattr(replay_buffer, name) != getattr(self, name):
+                raise ValueError(
+                    f"path={path} holds a replay buffer of {name}={getattr(replay_buffer, name)}, but the model has "
+                    f"{getattr(self, name)}: load the buffer that belongs to it."
+                )
         replay_buffer.device = self.device
         self.replay_buffer = replay_buffer
 

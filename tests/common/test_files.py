@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_distrl import QRDQN, Rainbow
+from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.files import CHUNK, MAPPED, load_object, replacing, save_object, with_suffix
 from tests.common.envs import vec_env
@@ -161,10 +162,33 @@ def test_foreign_files(kind: str, content: bytes, tmp_path: Path) -> None:
         load(kind, path)
 
 
+@pytest.mark.parametrize(
+    "make_other",
+    [
+        lambda: make(IQN),
+        lambda: make(QRDQN),
+        lambda: DQN("MlpPolicy", vec_env(), buffer_size=100),
+        lambda: PPO("MlpPolicy", vec_env(), n_steps=8, batch_size=8),
+    ],
+)
+def test_models_of_other_algorithms(make_other: Any, tmp_path: Path) -> None:
+    make_other().save(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"is no policy of Rainbow: use one of .* or the algorithm that the model was saved by"
+    ):
+        Rainbow.load(tmp_path / "other", env=vec_env())
+
+
 def test_an_object_that_is_no_buffer(tmp_path: Path) -> None:
     save_object(tmp_path / "list", [1, 2])
     with pytest.raises(ValueError, match="list holds a list and no replay buffer"):
         load("buffer", tmp_path / "list")
+
+
+def test_a_buffer_of_another_environment(saved: Path) -> None:
+    for env, name in ((vec_env("multibinary"), "observation_space"), (vec_env(n_actions=5), "action_space")):
+        with pytest.raises(ValueError, match=rf"buffer\.pkl holds a replay buffer of {name}=.*: load the buffer that belongs"):
+            make(Rainbow, env).load_replay_buffer(saved / "buffer.pkl")
 
 
 def test_a_buffer_of_another_version(saved: Path, tmp_path: Path) -> None:
