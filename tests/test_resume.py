@@ -46,5 +46,6 @@ def test_going_on_in_another_process_is_going_on_in_the_same(n_envs: int, tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-def test_killed_in_the_middle_of_a_save(tmp_path: Path) -> None:
-    print(run("kill", tmp_path))
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_killed_in_the_middle_of_a_save(n_envs: int, tmp_path: Path) -> None:
+    print(run("kill", tmp_path, n_envs))

@@ -7,9 +7,11 @@ Going on in another process: ``python -m tests.common.resuming TASK FOLDER [N_EN
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,34 +73,32 @@ def resume(folder: Path, n_envs: int) -> None:
 
 # Killing
 
-KILLS, ATTEMPTS, ROUNDS, ROUND_STEPS, ROUND_NAME = 20, 200, 60, 8, "Rainbow from stacked images"
+KILLS, ATTEMPTS, ROUNDS = 4, 40, 40  # of each algorithm
+FILLED, ROUND_STEPS = 6_000, 8
 
 
-def crowded_model() -> Any:
-    """:return: a model with a replay buffer that takes some time to save"""
-    model = make(
-        Setting(Rainbow, {}, {}), new_env(ROUND_NAME, 1), "image", buffer_size=6_000, learning_starts=5_000, seed=SEED
-    )
-    return model.learn(6_000)
+def round_env(n_envs: int) -> VecEnv:
+    return new_env("images", n_envs)
+
+
+def load_round(name: str, path: Path, n_envs: int) -> Any:
+    return CLASSES[name].load_checkpoint(path, env=round_env(n_envs), device="cpu")
+
+
+def learn_round(model: Any) -> Any:
+    """Ends with a reset, as there is one where a checkpoint is loaded."""
+    model.learn(ROUND_STEPS * model.n_envs, reset_num_timesteps=False)
+    model.set_env(round_env(model.n_envs))
+    return model
 
 
 def save_rounds(path: Path, model: Any) -> None:
     for _ in range(ROUNDS):
         model.save_checkpoint(path)
-        model.learn(ROUND_STEPS, reset_num_timesteps=False)
-        model.set_env(new_env(ROUND_NAME, 1))
+        learn_round(model)
 
 
-def outcome(path: Path) -> tuple[int, dict[str, th.Tensor]]:
-    """:return: the steps of a checkpoint, and the parameters that going on with it leads to"""
-    model = Rainbow.load_checkpoint(path, env=new_env(ROUND_NAME, 1), device="cpu")
-    model.replay_buffer.check_valid()
-    steps = model.num_timesteps
-    model.learn(ROUND_STEPS, reset_num_timesteps=False)
-    return steps, snapshot(model)
-
-
-def forked(function: Any) -> int:
+def forked(function: Callable[[], None]) -> int:
     """:return: the process in which the function runs"""
     pid = os.fork()
     if pid == 0:
@@ -111,36 +111,40 @@ def forked(function: Any) -> int:
 
 def kill(folder: Path, n_envs: int) -> None:
     """Every checkpoint that a killed process has left leads to where the uninterrupted rounds lead."""
-    model = crowded_model()
-    start = folder / "start.zip"
-    model.save_checkpoint(start)
-    expected = {}
-    uninterrupted = Rainbow.load_checkpoint(start, env=new_env(ROUND_NAME, 1), device="cpu")
-    for _ in range(ROUNDS):
-        steps = uninterrupted.num_timesteps
-        uninterrupted.learn(ROUND_STEPS, reset_num_timesteps=False)
-        uninterrupted.set_env(new_env(ROUND_NAME, 1))
-        expected[steps] = snapshot(uninterrupted)
+    for name, algorithm in CLASSES.items():
+        # The replay buffer takes some time to save
+        crowded = dict(buffer_size=FILLED, learning_starts=FILLED - 200, seed=SEED)
+        model = make(Setting(algorithm, crowded, {}), round_env(n_envs), "image")
+        start, path = folder / f"{name}-start.zip", folder / f"{name}.zip"
+        model.learn(FILLED).save_checkpoint(start)
+        model, expected = load_round(name, start, n_envs), {}
+        for _ in range(ROUNDS):
+            steps = model.num_timesteps
+            expected[steps] = snapshot(learn_round(model))
 
-    path, rng, found = folder / "rounds.zip", random.Random(0), set()
-    temporary = folder / ".rounds.zip.tmp"
-    kills = 0
-    for _ in range(ATTEMPTS):
-        path.write_bytes(start.read_bytes())
-        pid = forked(lambda: save_rounds(path, Rainbow.load_checkpoint(start, env=new_env(ROUND_NAME, 1), device="cpu")))
-        time.sleep(0.1 + 0.6 * rng.random())
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        in_the_middle = temporary.exists()
-        steps, parameters = outcome(path)
-        assert all(th.equal(value, expected[steps][key]) for key, value in parameters.items()), steps
-        found.add(steps)
-        temporary.unlink(missing_ok=True)
-        kills += in_the_middle
-        if kills == KILLS:
-            break
-    print(f"{kills} kills in the middle of a save, checkpoints of {len(found)} different steps")
-    assert kills == KILLS and len(found) > 3
+        rng, found, kills = random.Random(0), set(), 0
+        temporary = folder / f".{name}.zip.tmp"
+        for _ in range(ATTEMPTS):
+            shutil.copy(start, path)
+            model = load_round(name, start, n_envs)
+            pid = forked(lambda: save_rounds(path, model))  # noqa: B023
+            time.sleep(0.02 + 0.5 * rng.random())
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += temporary.exists()
+            temporary.unlink(missing_ok=True)
+            loaded = load_round(name, path, n_envs)
+            loaded.replay_buffer.check_valid()
+            steps = loaded.num_timesteps
+            found.add(steps)
+            for key, value in snapshot(learn_round(loaded)).items():
+                assert th.equal(value, expected[steps][key]), (name, steps, key)
+            if kills >= KILLS and len(found) > 1:
+                break
+        print(
+            f"{name}, {n_envs} environments: {kills} kills in the middle of a save; steps of the checkpoints: {sorted(found)}"
+        )
+        assert kills == KILLS and len(found) > 1
 
 
 if __name__ == "__main__":
