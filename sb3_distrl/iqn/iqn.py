@@ -31,8 +31,8 @@ class IQN(ValueAlgorithm):
     :param policy_kwargs: ``n_quantiles=64, n_target_quantiles=64, n_eval_quantiles=32, n_cos=64, dueling=False,
         noisy=False``, see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and what SB3's DQN takes
 
-    ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``, ``beta_fraction`` and
-    ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
+    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """

@@ -41,8 +41,8 @@ class Rainbow(ValueAlgorithm):
     :param policy_kwargs: ``dueling=True, noisy=True, noisy_std=0.5, distributional=True, n_atoms=51, v_min=-10.0,
         v_max=10.0``, and what SB3's DQN takes
 
-    ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``, ``beta_fraction`` and
-    ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
+    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
