@@ -32,7 +32,8 @@ class IQN(ValueAlgorithm):
         noisy=False``, see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
+    others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """

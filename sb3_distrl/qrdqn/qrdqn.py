@@ -26,8 +26,8 @@ class QRDQN(ValueAlgorithm):
     :param policy_kwargs: ``n_quantiles=200``, and what SB3's DQN takes; Adam's eps is 0.01 / batch_size unless given
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's
-    QRDQN.
+    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
+    others in sb3-contrib's QRDQN.
 
     :raises ValueError: for arguments out of range
     """

@@ -42,7 +42,8 @@ class Rainbow(ValueAlgorithm):
         v_max=10.0``, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
+    others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
