@@ -127,7 +127,7 @@ class Resumable(DQN):
         :param truncate_last_traj: as in SB3, for its hindsight buffer
         :raises ValueError: if the file is truncated or damaged, or is no replay buffer
         """
-        if isinstance(path, (str, Path)) and not Path(path).exists():
+        if isinstance(path, (str, Path)) and not Path(path).exists() and with_suffix(path, ".pkl").exists():
             path = with_suffix(path, ".pkl")
         if isinstance(path, (str, Path)) and zipfile.is_zipfile(path):
             self._take_replay_buffer(load_object(path), path)

@@ -89,6 +89,8 @@ def test_files_are_found_by_the_names_they_were_saved_by(tmp_path: Path) -> None
         assert Rainbow.load_checkpoint(str(tmp_path / f"{name}-checkpoint"), env=vec_env()).replay_buffer.size() == 40
         with pytest.raises(FileNotFoundError, match="nothing"):
             Rainbow.load_checkpoint(tmp_path / "nothing", env=vec_env())
+        with pytest.raises(FileNotFoundError, match=r"nothing\.pkl'"):
+            loaded.load_replay_buffer(tmp_path / "nothing")
     assert (tmp_path / "a.zip").exists() and (tmp_path / "a-buffer.pkl").exists() and (tmp_path / "a-checkpoint.zip").exists()
 
 
