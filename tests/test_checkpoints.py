@@ -50,12 +50,25 @@ def test_a_new_training_draws_anew(tmp_path: Path) -> None:
     loaded = Rainbow.load(tmp_path / "model", env=vec_env())
     np.random.seed(1)
     expected = np.random.rand()
-    np.random.seed(1)
-    loaded._setup_learn(10)
+    for reset_num_timesteps in (True, False):  # the second time, it is too late to take them over
+        np.random.seed(1)
+        loaded._setup_learn(10, reset_num_timesteps=reset_num_timesteps)
+        assert np.random.rand() == expected
+
+
+def test_random_generators_are_taken_over_once(tmp_path: Path) -> None:
+    model = make(Rainbow)
+    model.learn(40)
+    model.save(tmp_path / "model")
+    expected = np.random.rand()
+    loaded = Rainbow.load(tmp_path / "model", env=vec_env())
+    loaded._setup_learn(10, reset_num_timesteps=False)
     assert np.random.rand() == expected
-    loaded._setup_learn(10, reset_num_timesteps=False)  # it is too late now
     np.random.seed(1)
-    assert np.random.rand() == expected
+    other = np.random.rand()
+    np.random.seed(1)
+    loaded._setup_learn(10, reset_num_timesteps=False)
+    assert np.random.rand() == other
 
 
 def test_saving_does_not_disturb(tmp_path: Path) -> None:
