@@ -14,7 +14,7 @@ def compiled() -> ModuleType | None:
     """:return: the compiled inner loops if numba is there, which takes a second at the first call of each"""
     try:
         from sb3_distrl.buffers import sum_tree_numba
-    except ImportError:
+    except (ImportError, RuntimeError):  # not installed, or no folder that it may keep compiled code in
         return None
     return sum_tree_numba
 

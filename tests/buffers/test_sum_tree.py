@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -330,3 +331,23 @@ def test_a_pickled_tree_is_the_same_to_the_bit(capacity):
     tree.check_valid()
     loaded.check_valid()
     assert tree.total != loaded.total == pytest.approx(1e20)
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_without_numba_it_goes_on_in_numpy(error, monkeypatch):
+    """It is not installed, or finds no folder to keep compiled code in."""
+
+    def njit(*args, **kwargs):
+        raise error("cannot cache function 'update': no locator available")
+
+    pytest.importorskip("numba")
+    monkeypatch.delitem(sys.modules, "sb3_distrl.buffers.sum_tree_numba", raising=False)
+    monkeypatch.delattr("sb3_distrl.buffers.sum_tree_numba", raising=False)
+    monkeypatch.setattr("numba.njit", njit)
+    monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", compiled)
+    compiled.cache_clear()
+    try:
+        assert compiled() is None
+        assert filled([0.0, 2.0]).draw(np.array([0.5]))[0].tolist() == [1]
+    finally:
+        compiled.cache_clear()
