@@ -100,7 +100,7 @@ PLAY = """
 import resource, sys
 from sb3_distrl import Rainbow
 from tests.test_replay_memory import atari_like
-model = Rainbow.load(sys.argv[1], env=atari_like())
+model = Rainbow.load(sys.argv[1], env=atari_like(), device="cpu")
 env = model.get_env()
 obs = env.reset()
 for _ in range(20):
