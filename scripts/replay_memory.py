@@ -27,13 +27,14 @@ import numpy as np
 import psutil
 import torch as th
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
-from settings import ROOT, machine
+from settings import ROOT, machine, make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.env_util import make_atari_env, make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.files import load_object, save_object
 
 PONG, BREAKOUT = "PongNoFrameskip-v4", "BreakoutNoFrameskip-v4"
 N_STEPS, GAMMA = 3, 0.99
@@ -41,18 +42,6 @@ MAX_FRAMES = 3600  # of an episode with Gymnasium's wrappers, so that some are t
 BATCH = 256
 COMPARE_EVERY = 1000  # transitions
 SAMPLE = 32
-
-
-def with_sb3(env_id: str, n_envs: int, seed: int, subprocesses: bool = False) -> VecEnv:
-    """
-    :param env_id: Atari game
-    :param n_envs: number of environments
-    :param seed: seed
-    :param subprocesses: one for each environment
-    :return: games with SB3's preprocessing and channel-first stacks, padded by zeros
-    """
-    env = make_atari_env(env_id, n_envs, seed, vec_env_cls=SubprocVecEnv if subprocesses else None)
-    return VecTransposeImage(VecFrameStack(env, n_stack=4))
 
 
 def with_gymnasium(env_id: str, n_envs: int, seed: int) -> VecEnv:
@@ -170,8 +159,6 @@ def save_and_load(buffer: PrioritizedReplayBuffer, path: Path) -> tuple[Prioriti
     :param path: file
     :return: the buffer that was loaded, and what to report
     """
-    from sb3_distrl.common.files import load_object, save_object
-
     gc.collect()
     before = own_memory()
     _, save_seconds, save_peak = with_peak(lambda: save_object(path, buffer))
@@ -206,7 +193,7 @@ def measure(steps: int, n_envs: int, seed: int, subprocesses: bool, save: Path |
     :param save: file to save the buffer to, or ``None``
     :return: the report, and whether the buffer was right
     """
-    env = with_sb3(PONG, n_envs, seed, subprocesses)
+    env = make_env(PONG, seed, n_envs=n_envs, vec_env_cls=SubprocVecEnv if subprocesses else None)
     game = play(env, seed)
     small = make_buffer(env, 100 * n_envs)  # so that code and the games have their memory already
     for _ in range(200):
@@ -334,9 +321,9 @@ def compare_all(steps: int, capacity: int, n_envs: int, seed: int) -> tuple[str,
     :return: the report, and whether all was the same
     """
     makers: dict[str, Callable[[], VecEnv]] = {
-        f"{PONG}, VecFrameStack": lambda: with_sb3(PONG, n_envs, seed),
+        f"{PONG}, VecFrameStack": lambda: make_env(PONG, seed, n_envs=n_envs),
         f"{PONG}, FrameStackObservation": lambda: with_gymnasium(PONG, n_envs, seed),
-        f"{BREAKOUT}, VecFrameStack, an episode per life": lambda: with_sb3(BREAKOUT, n_envs, seed),
+        f"{BREAKOUT}, VecFrameStack, an episode per life": lambda: make_env(BREAKOUT, seed, n_envs=n_envs),
     }
     results = [compare(name, make(), steps, capacity, seed) for name, make in makers.items()]
     lines = [

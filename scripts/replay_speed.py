@@ -22,8 +22,6 @@ import argparse
 import ctypes
 import datetime
 import gc
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +32,7 @@ import psutil
 import torch as th
 from replay_peers import BATCH, Buffer, Indices, OurIndices, buffer_factories, index_factories
 from replay_stream import N_ACTIONS, SHAPE, Stream
-from settings import ROOT, processor
+from settings import ROOT, processor, versions
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
@@ -289,17 +287,6 @@ def shares(timings: dict[str, Timings], rows: list[Row], gradient: float) -> lis
     return lines
 
 
-def versions() -> str:
-    """:return: one line with the versions of what is installed"""
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {package}")
-    return f"Python {platform.python_version()}, {', '.join(found)}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of prioritized replay beside its peers, on one core.")
     parser.add_argument("--index-capacity", type=int, default=1_000_000)
@@ -325,7 +312,7 @@ def main() -> None:
 Written by `scripts/replay_speed.py`, whose docstring says what is measured and how. Numbers are medians (with quartiles) of
 {args.rounds} rounds in which the contenders take turns in random order; the seed of all streams is 0.
 
-- {versions()}
+- {versions(*PACKAGES)}
 - {processor()}, one thread; {datetime.date.today()}; {(time.perf_counter() - start) / 60:.0f} minutes
 {"".join(f"- {note}{chr(10)}" for note in notes)}
 ## Indices

@@ -45,28 +45,44 @@ def load_settings(algo: str, env_id: str) -> dict[str, Any]:
     return settings
 
 
-def make_env(env_id: str, seed: int, monitor_dir: Path | None = None, evaluation: bool = False) -> VecEnv:
+def make_env(
+    env_id: str, seed: int, monitor_dir: Path | None = None, evaluation: bool = False, n_envs: int = 1, **kwargs: Any
+) -> VecEnv:
     """
     :param env_id: name of an environment
     :param seed: seed
     :param monitor_dir: folder for the episodes' returns
     :param evaluation: whole games with unclipped rewards, in Atari
-    :return: one environment, with SB3's preprocessing and four stacked, channel-first frames for Atari
+    :param n_envs: how many
+    :param kwargs: of SB3's ``make_vec_env``
+    :return: environments, with SB3's preprocessing and four stacked, channel-first frames for Atari
     """
-    folder = None if monitor_dir is None else str(monitor_dir)
+    kwargs.update(n_envs=n_envs, seed=seed, monitor_dir=None if monitor_dir is None else str(monitor_dir))
     if not is_atari(env_id):
-        return make_vec_env(env_id, seed=seed, monitor_dir=folder)
+        return make_vec_env(env_id, **kwargs)
     gymnasium.register_envs(ale_py)
     wrapper_kwargs = dict(terminal_on_life_loss=False, clip_reward=False) if evaluation else {}
-    env = make_atari_env(env_id, seed=seed, monitor_dir=folder, wrapper_kwargs=wrapper_kwargs)
+    env = make_atari_env(env_id, wrapper_kwargs=wrapper_kwargs, **kwargs)
     return VecTransposeImage(VecFrameStack(env, n_stack=4))
 
 
 def machine() -> str:
     """:return: one line with the versions and the processor that a result was made with"""
-    packages = ("sb3-distrl", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"Python {platform.python_version()}, {versions}; {processor()}"
+    return f"{versions('sb3-distrl', 'stable-baselines3', 'sb3-contrib', 'torch', 'gymnasium', 'numpy')}; {processor()}"
+
+
+def versions(*packages: str) -> str:
+    """
+    :param packages: which may not be installed
+    :return: one line with the versions of Python and of them
+    """
+    found = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join(found)
 
 
 def processor() -> str:

@@ -1,7 +1,5 @@
 """The observations of a replay buffer, of whatever space they are."""
 
-from collections.abc import Callable
-
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
@@ -11,8 +9,18 @@ from sb3_distrl.checks import check_finite
 
 Obs = np.ndarray | dict[str, np.ndarray]
 Parts = dict[str, np.ndarray]  # of each key of a Dict, or of "" where there are no keys; in the shape and dtype that is stored
+Storages = dict[str, ObservationStorage]
 
 REMEDY = "mend the environment, or replace what is not finite in a wrapper"
+
+
+def nbytes(storages: Storages, rows: int) -> int:
+    """
+    :param storages: of all keys
+    :param rows: transitions of each environment
+    :return: the bytes that they take
+    """
+    return sum(storage.nbytes(rows) for storage in storages.values())
 
 
 class Observations:
@@ -31,31 +39,23 @@ class Observations:
         keys = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         self.shapes: dict[str, tuple[int, ...]] = {key: get_obs_shape(part) for key, part in keys.items()}  # type: ignore
         self.dtypes = {key: np.dtype(part.dtype) for key, part in keys.items()}
-        self.storages: dict[str, ObservationStorage] = {}
+        self.storages: Storages = {}
 
     @property
     def allocated(self) -> bool:
         """Whether memory is taken."""
         return bool(self.storages)
 
-    def nbytes(self, rows: int) -> int:
+    def storages_for(self, obs: Parts | None = None, next_obs: Parts | None = None) -> Storages:
         """
-        :param rows: transitions of each environment
-        :return: the bytes that they take; before the first observations are seen, as little as it can be
-        """
-        storages = self.storages or self._storages()
-        return sum(storage.nbytes(rows) for storage in storages.values())
-
-    def _storages(self, obs: Parts | None = None, next_obs: Parts | None = None) -> dict[str, ObservationStorage]:
-        """
-        :param obs: the first observations, if they are there
+        :param obs: the first observations, which tell how they are stacked; without them, storages are as small as can be
         :param next_obs: what follows them
         :return: a storage for each key, not allocated
         """
-        storages: dict[str, ObservationStorage] = {}
+        storages: Storages = {}
         for key, shape in self.shapes.items():
             arguments = (self.rows, self.n_envs, shape, self.dtypes[key])
-            if not self.frames_once or not shape:
+            if not self.frames_once or not shape:  # a single number has no axis to be stacked on
                 storages[key] = WholeStorage(*arguments)
             elif obs is None or next_obs is None:
                 storages[key] = FrameStorage(*arguments)
@@ -63,14 +63,10 @@ class Observations:
                 storages[key] = FrameStorage.made_for(self.rows, obs[key], next_obs[key])
         return storages
 
-    def allocate(self, obs: Parts, next_obs: Parts, check: Callable[[int, int], None]) -> None:
+    def allocate(self, storages: Storages) -> None:
         """
-        :param obs: the first observations, which tell how they are stacked
-        :param next_obs: what follows them
-        :param check: given the bytes that will be needed, and those that no rows at all would need, raises if there are less
+        :param storages: of :meth:`storages_for`
         """
-        storages = self._storages(obs, next_obs)
-        check(*(sum(storage.nbytes(rows) for storage in storages.values()) for rows in (self.rows, 0)))
         for storage in storages.values():
             storage.allocate()
         self.storages = storages

@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_distrl.buffers.observations import REMEDY, Obs, Observations
+from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.sum_tree import SumTree
@@ -46,9 +46,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     :param device: where samples are put
     :param n_envs: number of environments
     :param optimize_memory_usage: keep each frame of a stack once, and what is no stack once for the two transitions that it
-        belongs to; what comes out is the same to the bit. It goes with everything else here. Each episode costs the room of
-        one more observation: where episodes are short, the oldest transitions may be lost before the buffer is full, and
-        are then not sampled any more
+        belongs to; what comes out is the same to the bit. Each episode costs the room of one more observation: where episodes
+        are short, the oldest transitions may be lost before the buffer is full, and are then not sampled any more
     :param handle_timeout_termination: bootstrap where an episode is truncated rather than terminated
     :param n_steps: largest number of rewards in a return, in environment steps
     :param gamma: discount factor per environment step; must be the algorithm's
@@ -100,8 +99,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions and priorities, and give their memory back."""
         super().reset()
-        frames_once = self.optimize_memory_usage
-        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, frames_once=frames_once)
+        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, self.optimize_memory_usage)
         self.max_priority = 1.0
         self._changing = False  # inside of what must not be left half done
         self._added = 0  # rows, since the first
@@ -115,13 +113,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             before the first observations
         """
         if not self.stored.allocated:
-            self._check_memory(self.stored.nbytes(self.buffer_size), self.stored.nbytes(0))
+            self._check_memory(self.stored.storages_for())
 
-    def _check_memory(self, observation_bytes: int, fixed_bytes: int) -> None:
+    def _check_memory(self, storages: Storages) -> None:
+        observation_bytes, fixed_bytes = (nbytes(storages, rows) for rows in (self.buffer_size, 0))
         slots = self.buffer_size * self.n_envs
         slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
-        less = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
-        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, less)
+        remedy = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
+        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, remedy)
 
     def _allocate_rows(self) -> None:
         shape = (self.buffer_size, self.n_envs)
@@ -129,7 +128,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.rewards = np.zeros(shape, dtype=np.float32)
         self._dones = np.zeros(shape, dtype=bool)
         self.timeouts = np.zeros(shape, dtype=bool)
-        self.tree = SumTree(self.buffer_size * self.n_envs)
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
@@ -160,11 +158,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
         vars(self).update(state)
         if self.stored.allocated:
-            filled, tree = {name: state[name] for name in ROW_ARRAYS}, self.tree
             self._allocate_rows()
-            self.tree = tree
-            for name, array in filled.items():
-                vars(self)[name][: self.size()] = array
+            for name in ROW_ARRAYS:
+                vars(self)[name][: self.size()] = state[name]
             # Whoever loads the buffer goes on with another environment, or with the same one at another state
             self.end_episodes()
 
@@ -190,8 +186,11 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         check_finite("reward", np.asarray(reward), REMEDY)
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
+            storages = self.stored.storages_for(obs, next_obs)
+            self._check_memory(storages)
             self._allocate_rows()
-            self.stored.allocate(obs, next_obs, self._check_memory)
+            self.tree = SumTree(self.buffer_size * self.n_envs)
+            self.stored.allocate(storages)
         obs, next_obs = self.stored.arranged(obs), self.stored.arranged(next_obs)
         self._recover()
         self._changing = True
@@ -215,14 +214,12 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._changing = False
 
     def _recover(self) -> None:
-        """
-        Make good what an exception, such as KeyboardInterrupt, has left half done: a transition may be lost, none is wrong.
-        """
+        """Make good what an exception, such as Ctrl-C, has left half done: a transition may be lost, none is wrong."""
         if not self._changing:
             return
         self.pos, self.full = self._added % self.buffer_size, self._added >= self.buffer_size
         self.stored.recover()
-        masses = self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
+        masses = self._masses()
         masses[self.pos] = 0  # the one that was being overwritten
         np.maximum(self._oldest, self._added + 1 - self.buffer_size, out=self._oldest)
         newest = masses[self.pos - 1]  # they may be there, without a mass yet
@@ -369,6 +366,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     # Checking
 
+    def _masses(self) -> np.ndarray:
+        """:return: a copy of all masses, shape [rows, n_envs]"""
+        return self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
+
     def check_valid(self) -> None:
         """
         Check what must always hold, for tests and in case of doubt; takes seconds for a large buffer.
@@ -381,7 +382,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._recover()
         self.tree.check_valid()
         self.stored.check_valid()
-        masses = self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
+        masses = self._masses()
         if masses.max() > self.max_priority**self.alpha * (1 + 1e-9):  # powers of arrays and of numbers may differ a bit
             raise ValueError("The replay buffer is broken: a priority is larger than the largest one seen.")
         for env in range(self.n_envs):
@@ -389,9 +390,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             drawable = np.flatnonzero(masses[:, env])
             if not (np.array_equal(np.sort(live), drawable) and self.stored.hold(live, np.full(len(live), env)).all()):
                 raise ValueError(f"The replay buffer is broken: environment {env} has transitions to draw that are not there.")
-            before, after = live[:-1], live[1:]
-            goes_on = ~(self._dones[before, env] | self.timeouts[before, env])
-            if not self.stored.follow(before[goes_on], after[goes_on], env).all():
+            goes_on = ~(self._dones[live[:-1], env] | self.timeouts[live[:-1], env])
+            if not self.stored.follow(live[:-1][goes_on], live[1:][goes_on], env).all():
                 raise ValueError(f"The replay buffer is broken: an episode of environment {env} has a gap.")
 
 

@@ -56,12 +56,15 @@ class ObservationStorage(ABC):
         self.filled = max(self.filled, row + 1)
         self.last_row = row
 
-    @abstractmethod
     def continues(self, obs: np.ndarray) -> np.ndarray:
         """
         :param obs: of :meth:`arranged`
         :return: whether it is the next observation that was added last, to the bit, shape [n_envs]
         """
+        return np.zeros(self.n_envs, dtype=bool) if self.last_row is None else self._continues(obs, self.last_row)
+
+    @abstractmethod
+    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray: ...
 
     @abstractmethod
     def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None: ...
@@ -112,11 +115,8 @@ class WholeStorage(ObservationStorage):
     def allocate(self) -> None:
         self.arrays = [np.zeros((self.rows, self.n_envs, *self.shape), self.dtype) for _ in (OBS, NEXT)]
 
-    def continues(self, obs: np.ndarray) -> np.ndarray:
-        if self.last_row is None:
-            return np.zeros(self.n_envs, dtype=bool)
-        last = self.arrays[NEXT][self.last_row]
-        return same_bits(last, obs)
+    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray:
+        return same_bits(self.arrays[NEXT][last_row], obs)
 
     def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
         self.arrays[OBS][row] = obs
@@ -221,11 +221,8 @@ class FrameStorage(ObservationStorage):
         axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis])
         shifts = {}
         for axis in axes:
-            seen = (np.ascontiguousarray(np.moveaxis(part, axis + 1, 1)) for part in (obs, next_obs))
-            obs_slices, next_slices = seen
-            shifts[axis] = next(
-                shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, obs_slices, next_slices).all()
-            )
+            slices = [as_slices(part, axis) for part in (obs, next_obs)]
+            shifts[axis] = next(shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, *slices).all())
         axis = next((axis for axis in axes if shifts[axis] < shape[axis]), axes[0])
         return cls(rows, n_envs, tuple(shape), obs.dtype, axis, max(1, shifts[axis]))
 
@@ -253,12 +250,10 @@ class FrameStorage(ObservationStorage):
     # Adding
 
     def arranged(self, obs: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.moveaxis(obs, self.axis + 1, 1) if self.axis > 0 else obs)
+        return as_slices(obs, self.axis)
 
-    def continues(self, obs: np.ndarray) -> np.ndarray:
-        if self.last_row is None:
-            return np.zeros(self.n_envs, dtype=bool)
-        newest = self.newest[self.last_row, :, NEXT]
+    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray:
+        newest = self.newest[last_row, :, NEXT]
         last = self._windows(newest, np.arange(self.n_envs))
         # After an interrupt while adding, the ring may go on with something else
         return same_bits(last, obs) & (newest == self.heads - 1)
@@ -370,6 +365,15 @@ def possible_shifts(n_slices: int) -> list[int]:
     :return: by how many the next may differ, if it is a stack of frames with as many slices each; 0 if it is the same
     """
     return [0, *(shift for shift in range(1, n_slices + 1) if n_slices % shift == 0)]
+
+
+def as_slices(obs: np.ndarray, axis: int) -> np.ndarray:
+    """
+    :param obs: shape [n_envs, ...]
+    :param axis: of an observation
+    :return: C-contiguous, shape [n_envs, n_slices, ...]
+    """
+    return np.ascontiguousarray(obs if axis == 0 else np.moveaxis(obs, axis + 1, 1))
 
 
 def shifted_by(shift: int, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:

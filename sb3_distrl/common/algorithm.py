@@ -179,12 +179,15 @@ class ValueAlgorithm(Resumable):
                 f"replay_buffer_kwargs has beta={self.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
                 "set beta_initial and beta_final instead."
             )
-        own = issubclass(buffer_class, PrioritizedReplayBuffer)
-        parameters = inspect.signature(buffer_class).parameters
-        where_none = dict(n_steps=1, gamma=self.gamma)
-        for name, value in (self._buffer_settings() if own else dict(n_steps=self.n_steps, gamma=self.gamma)).items():
-            default = value if own else parameters[name].default if name in parameters else where_none[name]
-            if self.replay_buffer_kwargs.get(name, default) != value:
+        own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), self._buffer_settings()
+        told = settings
+        if not own:
+            settings = dict(n_steps=self.n_steps, gamma=self.gamma)
+            parameters = inspect.signature(buffer_class).parameters
+            defaults = {name: parameters[name].default for name in settings if name in parameters}
+            told = {"n_steps": 1, "gamma": self.gamma, **defaults}
+        for name, value in settings.items():
+            if self.replay_buffer_kwargs.get(name, told[name]) != value:
                 remedy = (
                     f"leave {name} out of replay_buffer_kwargs"
                     if own
@@ -202,30 +205,37 @@ class ValueAlgorithm(Resumable):
     ) -> tuple[int, BaseCallback]:
         buffer = self.replay_buffer
         assert buffer is not None
+        self._check_replay_buffer(buffer)
+        optimize_memory_usage = self.optimize_memory_usage
+        if isinstance(buffer, PrioritizedReplayBuffer):
+            if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
+                buffer.end_episodes()
+            self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
+        try:
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.optimize_memory_usage = optimize_memory_usage
+
+    def _check_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        """
+        :param buffer: to train with, which may have been loaded
+        :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
+        """
         self._check_priorities(type(buffer))
         if buffer.n_envs != self.n_envs:
             raise ValueError(
                 f"The replay buffer has n_envs={buffer.n_envs}, the environment {self.n_envs}: load the model "
                 "with as many environments as the buffer was filled by, or train with a new buffer."
             )
-        if not isinstance(buffer, PrioritizedReplayBuffer):
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        for name, value in self._buffer_settings().items():
-            if getattr(buffer, name) != value:
-                raise ValueError(
-                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
-                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or train "
-                    "with a new buffer."
-                )
-        buffer.check_memory()
-        if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
-            buffer.end_episodes()
-        # SB3 would do likewise to its own buffer, with a warning
-        optimize_memory_usage, self.optimize_memory_usage = self.optimize_memory_usage, False
-        try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        finally:
-            self.optimize_memory_usage = optimize_memory_usage
+        if isinstance(buffer, PrioritizedReplayBuffer):
+            for name, value in self._buffer_settings().items():
+                if getattr(buffer, name) != value:
+                    raise ValueError(
+                        f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
+                        f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
+                        "train with a new buffer."
+                    )
+            buffer.check_memory()
 
     # Acting
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and objects with large arrays in them, streamed."""
 
+import errno
 import mmap
 import os
 import pickle
@@ -23,6 +24,19 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
     """
     path = Path(path)
     return path if path.suffix else path.with_name(path.name + suffix)
+
+
+def existing(path: str | Path, suffix: str) -> Path:
+    """
+    :param path: file name
+    :param suffix: with its dot
+    :return: the file of this name, or of this name with the suffix, as SB3 finds it
+    :raises FileNotFoundError: if there is neither
+    """
+    found = Path(path) if Path(path).exists() else with_suffix(path, suffix)
+    if not found.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(found))
+    return found
 
 
 @contextmanager

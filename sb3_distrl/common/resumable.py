@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.files import load_object, read_object, replacing, save_object, with_suffix, write_object
+from sb3_distrl.common.files import existing, load_object, read_object, replacing, save_object, with_suffix, write_object
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
 
@@ -98,7 +98,7 @@ class Resumable(DQN):
         :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
         """
         if isinstance(path, (str, Path)):
-            path = path if Path(path).exists() else with_suffix(path, ".zip")
+            path = existing(path, ".zip")
             with open(path, "rb") as file:  # the end of a truncated file may look like that of a smaller archive
                 whole = zipfile.is_zipfile(file) and {"data", "policy.pth"} <= set(zipfile.ZipFile(file).namelist())
             if not whole:
@@ -127,11 +127,11 @@ class Resumable(DQN):
         :param truncate_last_traj: as in SB3, for its hindsight buffer
         :raises ValueError: if the file is truncated or damaged, or is no replay buffer
         """
-        if isinstance(path, (str, Path)) and not Path(path).exists() and with_suffix(path, ".pkl").exists():
-            path = with_suffix(path, ".pkl")
-        if isinstance(path, (str, Path)) and zipfile.is_zipfile(path):
-            self._take_replay_buffer(load_object(path), path)
-            return
+        if isinstance(path, (str, Path)):
+            path = existing(path, ".pkl")
+            if zipfile.is_zipfile(path):
+                self._take_replay_buffer(load_object(path), path)
+                return
         try:
             super().load_replay_buffer(path, truncate_last_traj)
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, AssertionError) as error:
@@ -175,7 +175,7 @@ class Resumable(DQN):
         :return: the model with its replay buffer
         :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment does not fit
         """
-        path = path if Path(path).exists() else with_suffix(path, ".zip")
+        path = existing(path, ".zip")
         try:
             with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
                 if f"{BUFFER}/pickle" not in archive.namelist():

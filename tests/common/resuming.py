@@ -19,10 +19,10 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_distrl import IQN, QRDQN, Rainbow
+from sb3_distrl import QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from tests.common.envs import vec_env
-from tests.common.settings import SETTINGS, Setting, make, snapshot
+from tests.common.settings import ALGORITHMS, SETTINGS, Setting, make, snapshot
 
 STEPS = 90  # of each part
 SEED = 3
@@ -35,7 +35,7 @@ RESUMED = {
     "Rainbow from stacked images": Setting(Rainbow, dict(replay_ratio=0.3, buffer_size=60), {}),  # wraps around
     "QRDQN normalised": Setting(QRDQN, ALL_ON, {}),
 }
-CLASSES: dict[str, type[ValueAlgorithm]] = {"Rainbow": Rainbow, "IQN": IQN, "QRDQN": QRDQN}
+CLASSES = {name: setting.algorithm for name, setting in ALGORITHMS.items()}
 
 
 def new_env(name: str, n_envs: int) -> VecEnv:
