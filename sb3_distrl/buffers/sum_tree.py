@@ -1,5 +1,6 @@
 """A sum tree in vectorised numpy, or compiled where numba is installed."""
 
+import warnings
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,10 @@ def compiled() -> ModuleType | None:
     """:return: the compiled inner loops if numba is there, which takes a second at the first call of each"""
     try:
         from sb3_distrl.buffers import sum_tree_numba
-    except (ImportError, RuntimeError):  # not installed, or no folder that it may keep compiled code in
+    except ModuleNotFoundError:
+        return None
+    except (ImportError, RuntimeError) as error:  # it does not fit numpy, or has no folder to keep compiled code in
+        warnings.warn(f"numba is installed but cannot be used, so that prioritized replay is slower: {error}")
         return None
     return sum_tree_numba
 

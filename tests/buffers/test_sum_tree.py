@@ -3,6 +3,7 @@
 import math
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -333,7 +334,7 @@ def test_a_pickled_tree_is_the_same_to_the_bit(capacity):
     assert tree.total != loaded.total == pytest.approx(1e20)
 
 
-@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+@pytest.mark.parametrize("error", [ModuleNotFoundError, ImportError, RuntimeError])
 def test_without_numba_it_goes_on_in_numpy(error, monkeypatch):
     """It is not installed, or finds no folder to keep compiled code in."""
 
@@ -347,7 +348,11 @@ def test_without_numba_it_goes_on_in_numpy(error, monkeypatch):
     monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", compiled)
     compiled.cache_clear()
     try:
-        assert compiled() is None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert compiled() is None
+        told = [str(warning.message) for warning in caught if "numba is installed but cannot be used" in str(warning.message)]
+        assert len(told) == (error is not ModuleNotFoundError), "who asked for it is told; who did not, is not"
         assert filled([0.0, 2.0]).draw(np.array([0.5]))[0].tolist() == [1]
     finally:
         compiled.cache_clear()
