@@ -16,9 +16,10 @@ ROOT = Path(sb3_distrl.__file__).parent
 LEAF = {"functional", "checks"}
 BASE = {*LEAF, "networks", "buffers"}
 ALGORITHMS = {"rainbow", "iqn", "qrdqn"}
-ALL = {*BASE, "common", *ALGORITHMS, ""}
+ALL = {*BASE, "envs", "common", *ALGORITHMS, ""}
 ALLOWED = {
     "checks": set(),
+    "envs": set(),
     "functional": {"checks"},
     "networks": LEAF,
     "buffers": LEAF,

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_distrl.networks import MLP, DuelingHead, Head, NatureConv, Noise, NoisyLinear
+from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
 
 
 class ValueNetwork(BasePolicy):
@@ -90,8 +90,9 @@ class ValuePolicy(DQNPolicy):
 
     Arguments are those of ``DQNPolicy``, and those of the network by name.
 
-    :param net_arch: sizes of the hidden layers; ``None`` is [512] on the convolutions of ``NatureConv``, none on SB3's
-        ``NatureCNN``, which has such a layer itself, and [64, 64] otherwise
+    :param net_arch: sizes of the hidden layers; ``None`` is what the papers put on convolutions: [512] on ``NatureConv``,
+        [256] on ``DataEfficientConv``, [128] on ``MinAtarConv``; none on SB3's ``NatureCNN``, which has such a layer
+        itself, and [64, 64] otherwise
     :param features_extractor_class: ``None`` takes the policy's default
     :param optimizer_kwargs: arguments of the optimizer other than the learning rate; with the default optimizer, Adam,
         ``None`` sets the eps of the algorithm's paper
@@ -120,7 +121,7 @@ class ValuePolicy(DQNPolicy):
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
         if net_arch is None:
-            net_arch = {NatureConv: [512], NatureCNN: []}.get(features_extractor_class, [64, 64])
+            net_arch = HIDDEN.get(features_extractor_class, [64, 64])
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = dict(eps=self.adam_eps)
         self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks

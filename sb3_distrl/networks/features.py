@@ -1,7 +1,8 @@
 """Feature extractors."""
 
+import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
 
@@ -22,3 +23,68 @@ class NatureConv(NatureCNN):
         assert isinstance(first_layer, nn.Linear)
         self._features_dim = first_layer.in_features
         self.linear = nn.Sequential()  # an empty sequence returns its input
+
+
+class Convolutions(BaseFeaturesExtractor):
+    """
+    Convolutions without padding, each followed by a ReLU, then flattened.
+
+    :param observation_space: channel-first, shape [C, H, W]
+    :param layers: channels, kernel size and stride of each
+    :raises ValueError: for observations of another shape, or too small for the kernels
+    """
+
+    def __init__(self, observation_space: spaces.Box, layers: list[tuple[int, int, int]]) -> None:
+        shape = observation_space.shape
+        if len(shape) != 3:
+            raise ValueError(f"observation_space of shape {shape} is no image: use channel-first observations, [C, H, W].")
+        channels, height, width = shape
+        modules: list[nn.Module] = []
+        for out_channels, kernel, stride in layers:
+            modules += [nn.Conv2d(channels, out_channels, kernel, stride), nn.ReLU()]
+            channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if min(height, width) < 1:
+            raise ValueError(
+                f"observation_space of shape {shape} is too small for {type(self).__name__}: use channel-first "
+                "observations [C, H, W] of the size it was made for, or another features_extractor_class."
+            )
+        super().__init__(observation_space, features_dim=channels * height * width)
+        self.cnn = nn.Sequential(*modules, nn.Flatten())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: shape [B, C, H, W]
+        :return: shape [B, features_dim]
+        """
+        return self.cnn(observations)
+
+
+class DataEfficientConv(Convolutions):
+    """
+    The convolutions of data-efficient Rainbow (van Hasselt et al. 2019, appendix E): 5x5 with stride 5, 32 and 64 channels.
+
+    :param observation_space: channel-first images of 84x84
+    """
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, [(32, 5, 5), (64, 5, 5)])
+
+
+class MinAtarConv(Convolutions):
+    """
+    The convolution for MinAtar (Young & Tian 2019, section 3): 16 channels of 3x3.
+
+    :param observation_space: channel-first, 10x10
+    """
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, [(16, 3, 1)])
+
+
+# Sizes of the hidden layers that the papers put on them; SB3's NatureCNN has its own
+HIDDEN: dict[type[BaseFeaturesExtractor], list[int]] = {
+    NatureConv: [512],
+    DataEfficientConv: [256],
+    MinAtarConv: [128],
+    NatureCNN: [],
+}
