@@ -1,6 +1,8 @@
 """Checks of what users pass in; each message names the argument, its value and a remedy."""
 
+import difflib
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -75,3 +77,14 @@ def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> 
             f"{name}={size} needs {needed / 1e9:.1f} GB of memory, but only {there / 1e9:.1f} GB are free: use "
             f"{name}={fitting} or less{remedy}."
         )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """
+    :param name: that is none of those known
+    :param names: that are known
+    :return: a question that suggests the nearest one, or nothing
+    """
+    by_lower_case = {known.lower(): known for known in names}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[matches[0]]}?" if matches else ""

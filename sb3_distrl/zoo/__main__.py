@@ -1,0 +1,3 @@
+from sb3_distrl.zoo.cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""The command ``sb3-distrl``: rl-zoo3's commands, with this library's algorithms in them."""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import gymnasium
+from gymnasium.error import DependencyNotInstalled
+
+from sb3_distrl.checks import nearest
+from sb3_distrl.zoo import register
+
+COMMANDS = {
+    "train": "train, go on with a trained agent, or tune hyperparameters",
+    "enjoy": "watch or evaluate a trained agent",
+    "record_video": "record a video of a trained agent",
+    "record_training": "record a video of all checkpoints of a training",
+    "plot_train": "plot the returns of the training episodes",
+    "all_plots": "plot and tabulate the evaluations of several runs",
+    "plot_from_file": "plot what all_plots saved",
+    "push_to_hub": "upload a trained agent to the Hugging Face Hub",
+}
+HELP = "\n".join(
+    [
+        "usage: sb3-distrl COMMAND [options]",
+        "",
+        "rl-zoo3's commands, for rainbow, iqn, this library's qrdqn and all algorithms of rl-zoo3:",
+        "",
+        *(f"  {name:<16} {what}" for name, what in COMMANDS.items()),
+        "",
+        "sb3-distrl COMMAND --help lists the options.",
+    ]
+)
+NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not ask for all of them
+
+
+class TrainParser(argparse.ArgumentParser):
+    """The parser of rl-zoo3's ``train``, with the options of :class:`~sb3_distrl.zoo.experiment.Experiment`."""
+
+    def parse_args(self, *args: Any) -> argparse.Namespace:  # type: ignore[override]
+        own = self.add_argument_group("sb3-distrl")
+        own.add_argument("--entry", help="Entry of the hyperparameter file to use instead of that of the environment")
+        own.add_argument(
+            "--n-seeds", type=int, default=1, help="Seeds over which the score of a trial is averaged when tuning (default: 1)"
+        )
+        parsed = super().parse_args(*args)
+        if parsed.n_seeds < 1:
+            self.error(f"--n-seeds {parsed.n_seeds} must be at least 1")
+        return parsed
+
+
+def fail(message: str) -> NoReturn:
+    """
+    :param message: what is wrong, and the remedy
+    :raises SystemExit: always
+    """
+    print(f"sb3-distrl: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def check_names(arguments: list[str]) -> None:
+    """
+    :param arguments: of a command
+    :raises SystemExit: for an algorithm or environment that nobody knows
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo")
+    parser.add_argument("--env")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    known, _ = parser.parse_known_args(arguments)
+    from rl_zoo3.utils import ALGOS
+
+    if known.algo is not None and known.algo not in ALGOS:
+        fail(f"--algo {known.algo} is unknown.{nearest(known.algo, ALGOS)} There are {', '.join(ALGOS)}.")
+    for package in known.gym_packages:
+        importlib.import_module(package)
+    if known.env is not None and known.env not in gymnasium.registry:
+        if ("NoFrameskip" in known.env or known.env.startswith("ALE/")) and not importlib.util.find_spec("ale_py"):
+            fail(f"--env {known.env} needs the Atari games: pip install 'sb3-distrl[atari]'.")
+        fail(
+            f"--env {known.env} is not registered.{nearest(known.env, gymnasium.registry)} "
+            "--gym-packages imports packages that register environments."
+        )
+
+
+def run(command: str, arguments: list[str]) -> None:
+    """
+    :param command: one of COMMANDS
+    :param arguments: its options
+    """
+    from sb3_distrl.zoo import commands
+
+    if command not in commands.PLOTS and not {"-h", "--help"} & set(arguments):
+        check_names(arguments)
+    sys.argv = [f"sb3-distrl {command}", *arguments]
+    if command == "train":
+        commands.train(TrainParser)
+    elif command == "enjoy":
+        commands.enjoy()
+    elif command in commands.PLOTS:
+        commands.plot(command)
+    else:
+        getattr(commands, command)()
+
+
+def main() -> None:
+    """
+    Run a command.
+
+    :raises SystemExit: for mistakes, after saying what is wrong
+    """
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(HELP)
+        return
+    if command not in COMMANDS:
+        fail(f"{command} is no command.{nearest(command, COMMANDS)} There are {', '.join(COMMANDS)}.")
+    missing = [package for package in NEEDED if not importlib.util.find_spec(package)]
+    if missing:
+        fail(f"{', '.join(missing)} not installed: pip install 'sb3-distrl[zoo]'.")
+    register()
+    try:
+        run(command, arguments)
+    except DependencyNotInstalled as error:
+        fail(str(error))
+    except ValueError as error:
+        raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0]
+        if not raised_in.f_globals.get("__name__", "").startswith("sb3_distrl."):
+            raise
+        fail(str(error))  # which says all that a user needs

@@ -1,0 +1,256 @@
+"""rl-zoo3's experiments, with what this library's algorithms and users need."""
+
+import argparse
+import copy
+from functools import partial
+from pathlib import Path
+from pprint import pprint
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import optuna
+import yaml
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from stable_baselines3.common.atari_wrappers import AtariWrapper
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_distrl.checks import nearest
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.zoo.settings import Hyperparams, Mergeable, hyperparams_file, read_entries
+from sb3_distrl.zoo.study import write_report
+
+
+class TrialOfSeed:
+    """
+    A trial as one of several seeds sees it: what it reports is the mean over the seeds so far.
+
+    :param trial: the trial
+    :param scores: of the seeds before
+    :param n_evaluations: reports of each seed
+    :param policy: name of the policy, for the samplers
+    """
+
+    def __init__(self, trial: optuna.Trial, scores: list[float], n_evaluations: int, policy: str) -> None:
+        self._trial, self._scores, self._n_evaluations = trial, list(scores), n_evaluations
+        self.policy = policy
+        self.number = f"{trial.number}_seed_{len(scores)}" if scores else trial.number  # names the folder of its logs
+
+    def report(self, value: float, step: int) -> None:
+        """
+        :param value: mean return of an evaluation
+        :param step: number of the evaluation, from 1
+        """
+        mean = float(np.mean([*self._scores, value]))
+        self._trial.report(mean, len(self._scores) * self._n_evaluations + step)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+
+class Experiment(ExperimentManager):
+    """
+    rl-zoo3's ``ExperimentManager`` with this library's hyperparameter files, and these differences:
+
+    - ``args.entry`` names an entry of the hyperparameter file to use instead of that of the environment
+    - ``args.n_seeds``: a trial of hyperparameters is scored by the mean over that many seeds; trials are always seeded
+    - ``env_kwargs`` of an entry reach the evaluation environment too
+    - sampled ``policy_kwargs`` are added to those of the entry, instead of replacing all of them
+    - ``trial_id`` may be 0
+    - frames of Atari games that skip some by themselves are not skipped once more by SB3's wrapper
+    - this library's algorithms go on where they were with ``-i``: with the settings of their run, and schedules and counters
+      continued
+    - a study ends with files that one can read, see and train from
+
+    :param args: of the command line
+    :param algo: name of the algorithm
+    :param rest: as in rl-zoo3
+    :param kwargs: as in rl-zoo3
+    """
+
+    def __init__(self, args: argparse.Namespace, algo: str, *rest: Any, **kwargs: Any) -> None:
+        self.conf_file_given = kwargs.get("config") is not None
+        if not self.conf_file_given and hyperparams_file(algo).is_file():
+            kwargs["config"] = str(hyperparams_file(algo))
+        super().__init__(args, algo, *rest, **kwargs)
+        self.n_timesteps_given = self.n_timesteps > 0
+        self.entry: str | None = getattr(args, "entry", None)
+        self.n_seeds: int = getattr(args, "n_seeds", 1)
+        self.study: optuna.Study | None = None
+        self.saved_hyperparams: Hyperparams = {}
+
+    # Hyperparameters
+
+    def read_hyperparameters(self) -> tuple[Hyperparams, Hyperparams]:
+        """
+        :return: the hyperparameters, twice: to work with, and to save
+        :raises ValueError: if there are none for the environment
+        """
+        hyperparams = Mergeable(self._read_entry())
+        if self.trial_id is not None:
+            hyperparams.update(self._read_trial(self.trial_id))
+        dict.update(hyperparams, self.custom_hyperparams or {})
+
+        env_kwargs = {**hyperparams.get("env_kwargs", {}), **self.env_kwargs}
+        env_kwargs.update(self._frame_skip_once(hyperparams, env_kwargs))
+        self.eval_env_kwargs = {**env_kwargs, **(self._eval_env_kwargs_args or {})}
+        self.env_kwargs = env_kwargs
+        hyperparams.pop("env_kwargs", None)
+        if env_kwargs:
+            hyperparams["env_kwargs"] = env_kwargs
+        self.args.env_kwargs = env_kwargs or None  # saved in args.yml, which rl-zoo3's other commands read
+
+        self.saved_hyperparams = {name: copy.deepcopy(hyperparams[name]) for name in sorted(hyperparams)}
+        print("Hyperparameters (those being tuned will be overridden):")
+        pprint(self.saved_hyperparams)
+        return dict(hyperparams), self.saved_hyperparams
+
+    def _read_entry(self) -> Hyperparams:
+        """:return: the entry for the environment, or that of the run that goes on"""
+        run = Path(self.trained_agent).parent / self.env_name / "config.yml"
+        if self.continue_training and run.is_file() and not self.conf_file_given and not self.entry:
+            print(f"Loading hyperparameters from: {run}")
+            return dict(yaml.load(run.read_text(), Loader=yaml.UnsafeLoader))  # as rl-zoo3 writes and reads it
+        print(f"Loading hyperparameters from: {self.config}")
+        entries = read_entries(self.config)
+        env_id = self.env_name.gym_id
+        if self.entry is not None:
+            if self.entry not in entries:
+                raise ValueError(
+                    f"entry={self.entry} is not in {self.config}.{nearest(self.entry, entries)} It has {', '.join(entries)}."
+                )
+            name = self.entry
+        elif env_id in entries:
+            name = env_id
+        else:
+            name = "atari" if self._is_atari else "default"
+            if name not in entries:
+                raise ValueError(f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: add an entry {env_id}.")
+        if name != env_id:
+            print(f"Using the entry '{name}'")
+        return entries[name]
+
+    def _read_trial(self, trial_id: int) -> Hyperparams:
+        """
+        :param trial_id: number of a trial
+        :return: its hyperparameters
+        :raises ValueError: if it cannot be found
+        """
+        if not (self.storage and self.study_name):
+            raise ValueError(f"trial_id={trial_id} needs to know its study: give --storage and --study-name too.")
+        print(f"Loading trial {trial_id} of study {self.study_name}")
+        try:
+            return self.load_trial(self.storage, self.study_name, trial_id)
+        except IndexError as error:
+            raise ValueError(f"trial_id={trial_id} is not in study {self.study_name}: use the number of one that is.") from error
+
+    def _frame_skip_once(self, hyperparams: Hyperparams, env_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """
+        :param hyperparams: of the entry
+        :param env_kwargs: of the environment
+        :return: what ``env_kwargs`` needs so that Atari frames are skipped by SB3's wrapper alone
+        """
+        if not self._is_atari:
+            return {}
+        env_id = self.env_name.gym_id
+        frameskip = env_kwargs.get("frameskip", gymnasium.spec(env_id).kwargs.get("frameskip", 1))
+        wrappers = hyperparams.get("env_wrapper") or []
+        wrappers = wrappers if isinstance(wrappers, list) else [wrappers]
+        skip = 1
+        for wrapper in wrappers:
+            name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, None)
+            if name == f"{AtariWrapper.__module__}.{AtariWrapper.__qualname__}":
+                skip = (arguments or {}).get("frame_skip", 4)
+        if skip == 1 or frameskip == 1:
+            return {}
+        if "frameskip" in env_kwargs:
+            print(f"Warning: {env_id} skips {frameskip} frames and AtariWrapper {skip}: leave frameskip out of env_kwargs.")
+            return {}
+        print(f"{env_id} skips {frameskip} frames and AtariWrapper {skip}: using frameskip=1, so that only the wrapper does.")
+        return {"frameskip": 1}
+
+    # Training
+
+    def _load_pretrained_agent(self, hyperparams: Hyperparams, env: VecEnv) -> BaseAlgorithm:
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if not isinstance(model, ValueAlgorithm):
+            return model
+        left = model._total_timesteps - model.num_timesteps
+        if left > 0 and not self.n_timesteps_given:
+            self.n_timesteps = left  # of the run that was interrupted
+        print(f"Going on after {model.num_timesteps:,} steps, for {self.n_timesteps:,} more")
+        if not (Path(self.trained_agent).parent / "replay_buffer.pkl").exists():
+            print("Warning: no replay_buffer.pkl beside the agent, so replay starts empty: train with --save-replay-buffer.")
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """
+        :param model: to train; one of this library that was loaded goes on with its schedules and counters
+        """
+        if self.continue_training and isinstance(model, ValueAlgorithm):
+            model = SimpleNamespace(env=model.env, learn=partial(model.learn, reset_num_timesteps=False))  # type: ignore[assignment]
+        super().learn(model)
+
+    # Tuning
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        :param trial: of hyperparameters
+        :return: mean over the seeds of the last evaluation's mean return
+        """
+        self.study = trial.study
+        trial.set_user_attr("seeds", [self.seed + i for i in range(self.n_seeds)])
+        scores: list[float] = []
+        for i in range(self.n_seeds):
+            run = copy.copy(self)  # trials may run in several threads
+            run.seed = self.seed + i
+            run._hyperparams = Mergeable(self._hyperparams)
+            set_random_seed(run.seed)
+            of_seed = TrialOfSeed(trial, scores, self.n_evaluations, str(self._hyperparams.get("policy")))
+            scores.append(float(super(Experiment, run).objective(of_seed)))  # type: ignore[arg-type]
+        trial.set_user_attr("scores", scores)
+        return float(np.mean(scores))
+
+    def _create_sampler(self, sampler_method: str) -> BaseSampler:
+        sampler = super()._create_sampler(sampler_method)
+        if self.storage is not None:
+            sampler.reseed_rng()  # else each process with the same seed, and one that goes on, proposes the same trials
+        return sampler
+
+    def hyperparameters_optimization(self) -> None:
+        """
+        Run the study, then write its report, the entry of the best trial, and plots.
+
+        :raises ValueError: if no trial was completed
+        """
+        plots, self.no_optim_plots = not self.no_optim_plots, True  # rl-zoo3 would open a browser
+        try:
+            super().hyperparameters_optimization()
+        except ValueError as error:
+            if self.study is None or self.study.get_trials(states=[TrialState.COMPLETE]):
+                raise
+            raise ValueError("No trial was completed: use more --n-trials, --pruner none, or see why they failed.") from error
+        study = self.study or self._load_study()  # if other processes had done all trials
+        env_id = self.env_name.gym_id
+        hyperparams = Mergeable(self.saved_hyperparams)
+        hyperparams.update(HYPERPARAMS_CONVERTER[self.algo](study.best_trial.params))
+        hyperparams["n_timesteps"] = self.n_timesteps
+        stem = Path(self.log_path) / f"report_{self.env_name}_{study.study_name}"
+        files = write_report(study, stem, self.algo, env_id, self.n_timesteps, hyperparams, plots)
+        print("Wrote", *files, sep="\n  ")
+        print(f"To train with the best: sb3-distrl train --algo {self.algo} --env {env_id} --conf-file {files[1]}")
+
+    def _load_study(self) -> optuna.Study:
+        assert self.storage is not None and self.study_name is not None
+        storage: str | BaseStorage = self.storage
+        if self.storage.endswith(".log"):
+            storage = JournalStorage(JournalFileBackend(self.storage))
+        return optuna.load_study(study_name=self.study_name, storage=storage)

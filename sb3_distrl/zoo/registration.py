@@ -1,0 +1,49 @@
+"""Making this library's algorithms, environments and hyperparameters known to rl-zoo3."""
+
+import sys
+
+import rl_zoo3.hyperparams_opt
+import rl_zoo3.utils
+
+from sb3_distrl import IQN, QRDQN, Rainbow
+from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from sb3_distrl.envs import register_minatar
+from sb3_distrl.networks import DataEfficientConv, MinAtarConv, NatureConv
+from sb3_distrl.zoo.samplers import CONVERTERS, SAMPLERS
+
+ALGORITHMS = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
+
+# What YAML strings such as "dict(features_extractor_class=MinAtarConv)" may name
+NAMES = {
+    cls.__name__: cls
+    for cls in (DataEfficientConv, MinAtarConv, NatureConv, PrioritizedDictReplayBuffer, PrioritizedReplayBuffer)
+}
+
+
+def register() -> None:
+    """See :func:`sb3_distrl.zoo.register`."""
+    rl_zoo3.utils.ALGOS.update(ALGORITHMS)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update(CONVERTERS)
+    register_minatar()
+    _complete("rl_zoo3.exp_manager", "ExperimentManager")
+    from sb3_distrl.zoo.experiment import Experiment
+
+    for name, module in list(sys.modules.items()):
+        if name == "__main__" or name.partition(".")[0] == "rl_zoo3":
+            if getattr(module, "ExperimentManager", None) is Experiment.__base__:
+                module.ExperimentManager = Experiment  # type: ignore[attr-defined]
+    for name in ("rl_zoo3.exp_manager", "rl_zoo3.utils"):  # which evaluate YAML files and command lines
+        vars(sys.modules[name]).update(NAMES)
+
+
+def _complete(name: str, last: str) -> None:
+    """
+    Where a module is just being imported, and we are called by what it imports, import it anew: Python takes what stands in
+    ``sys.modules`` in the end.
+
+    :param name: of a module
+    :param last: what it defines last
+    """
+    if name in sys.modules and not hasattr(sys.modules[name], last):
+        del sys.modules[name]

@@ -1,0 +1,93 @@
+"""Hyperparameters as rl-zoo3 has them: read from YAML, merged, and written so that they can be read again."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3.exp_manager
+import yaml
+from torch import nn
+
+import sb3_distrl
+
+Hyperparams = dict[str, Any]
+
+
+def hyperparams_file(algo: str) -> Path:
+    """
+    :param algo: name of an algorithm
+    :return: this library's YAML file for it, which may not exist: in the wheel, or in a checkout
+    """
+    package = Path(sb3_distrl.__file__).parent
+    folder = package / "hyperparams" if (package / "hyperparams").is_dir() else package.parent / "hyperparams"
+    return folder / f"{algo}.yml"
+
+
+def read_entries(config: str) -> dict[str, Hyperparams]:
+    """
+    :param config: YAML file, Python file or module, as rl-zoo3's ``--conf-file``
+    :return: hyperparameters by environment
+    """
+    if config.endswith((".yml", ".yaml")):
+        return yaml.safe_load(Path(config).read_text())
+    if config.endswith(".py"):
+        variables: dict[str, Any] = {}
+        exec(Path(config).read_text(), variables)
+        return variables["hyperparams"]
+    return importlib.import_module(config).hyperparams
+
+
+def evaluated(policy_kwargs: str | Hyperparams | None) -> Hyperparams:
+    """
+    :param policy_kwargs: as in an entry: Python for a dict, with the names that rl-zoo3 knows, or a dict
+    :return: the dict
+    """
+    if isinstance(policy_kwargs, str):
+        return eval(policy_kwargs, vars(rl_zoo3.exp_manager))
+    return policy_kwargs or {}
+
+
+class Mergeable(Hyperparams):
+    """Hyperparameters whose ``update`` keeps those ``policy_kwargs`` that the new ones do not name."""
+
+    def copy(self) -> "Mergeable":
+        return Mergeable(self)
+
+    def update(self, other: Hyperparams) -> None:  # type: ignore[override]
+        """:param other: hyperparameters that take precedence"""
+        policy_kwargs = evaluated(self.get("policy_kwargs"))
+        super().update(other)
+        if "policy_kwargs" in other:
+            self["policy_kwargs"] = {**policy_kwargs, **evaluated(other["policy_kwargs"])}
+
+
+def expression(value: Any) -> str:
+    """
+    :param value: of plain types and classes
+    :return: Python for it, as rl-zoo3 evaluates it
+    """
+    if isinstance(value, dict):
+        return f"dict({', '.join(f'{name}={expression(item)}' for name, item in value.items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(expression(item) for item in value)}]"
+    if isinstance(value, type):
+        if vars(rl_zoo3.exp_manager).get(value.__name__) is value:
+            return value.__name__
+        if getattr(nn, value.__name__, None) is value:
+            return f"nn.{value.__name__}"
+        return f"get_class_by_name({value.__module__ + '.' + value.__qualname__!r})"
+    return repr(value)
+
+
+def plain(hyperparams: Hyperparams) -> Hyperparams:
+    """
+    :param hyperparams: with classes among the arguments of policy and replay buffer
+    :return: the same as an entry of a YAML file, for anyone to load safely
+    """
+    entry = dict(hyperparams)
+    for name, value in entry.items():
+        try:
+            yaml.safe_dump(value)
+        except yaml.representer.RepresenterError:
+            entry[name] = expression(value)
+    return entry
