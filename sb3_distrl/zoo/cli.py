@@ -22,6 +22,7 @@ COMMANDS = {
     "all_plots": "plot and tabulate the evaluations of several runs",
     "plot_from_file": "plot what all_plots saved",
     "push_to_hub": "upload a trained agent to the Hugging Face Hub",
+    "load_from_hub": "download one",
 }
 HELP = "\n".join(
     [
@@ -98,8 +99,6 @@ def run(command: str, arguments: list[str]) -> None:
     sys.argv = [f"sb3-distrl {command}", *arguments]
     if command == "train":
         commands.train(TrainParser)
-    elif command == "enjoy":
-        commands.enjoy()
     elif command in commands.PLOTS:
         commands.plot(command)
     else:

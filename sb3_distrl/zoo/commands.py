@@ -45,7 +45,12 @@ def plot(command: str) -> None:
 
     if plt.get_backend().lower() == "agg":
         plt.show = save
-    getattr(importlib.import_module("rl_zoo3.plots"), command)()
+    try:
+        getattr(importlib.import_module("rl_zoo3.plots"), command)()
+    except ValueError as error:
+        if "empty sequence" not in str(error):
+            raise
+        raise ValueError(f"{command} needs at least two runs of each algorithm: train with other seeds too.") from error
 
 
 def record_video() -> None:
@@ -73,5 +78,30 @@ def record_training() -> None:
 
 
 def push_to_hub() -> None:
-    """Upload an agent, with a model card that names commands that work."""
-    ...
+    """Upload an agent, with a model card whose commands work."""
+    import huggingface_sb3.push_to_hub as helper
+    from huggingface_hub import repocard
+
+    if not hasattr(helper, "generate_metadata"):  # its name, and a dict, before sb3-team-hf-integration 3.2
+
+        def generate_metadata(*args: Any) -> dict[str, Any]:
+            return helper._generate_metadata(*args).to_dict()
+
+        helper.generate_metadata = generate_metadata
+    save = repocard.metadata_save
+
+    def save_card(path: Path, metadata: dict[str, Any]) -> None:
+        card = path.read_text(encoding="utf-8")
+        card = card.replace("python -m rl_zoo3.", "sb3-distrl ").replace(
+            "pip install rl_zoo3", "pip install 'sb3-distrl[zoo]'"
+        )
+        path.write_text(card, encoding="utf-8")
+        save(path, metadata)
+
+    repocard.metadata_save = save_card  # the last that is done to the card
+    runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
+
+
+def load_from_hub() -> None:
+    """Download an agent."""
+    runpy.run_module("rl_zoo3.load_from_hub", run_name="__main__")

@@ -133,7 +133,9 @@ class Experiment(ExperimentManager):
         else:
             name = "atari" if self._is_atari else "default"
             if name not in entries:
-                raise ValueError(f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: add an entry {env_id}.")
+                raise ValueError(
+                    f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: add an entry {env_id}."
+                )
         if name != env_id:
             print(f"Using the entry '{name}'")
         return entries[name]
@@ -150,7 +152,9 @@ class Experiment(ExperimentManager):
         try:
             return self.load_trial(self.storage, self.study_name, trial_id)
         except IndexError as error:
-            raise ValueError(f"trial_id={trial_id} is not in study {self.study_name}: use the number of one that is.") from error
+            raise ValueError(
+                f"trial_id={trial_id} is not in study {self.study_name}: use the number of one that is."
+            ) from error
 
     def _frame_skip_once(self, hyperparams: Hyperparams, env_kwargs: dict[str, Any]) -> dict[str, Any]:
         """
