@@ -4,9 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import yaml
-
 from sb3_distrl import Rainbow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,11 +35,3 @@ def test_pong_from_pixels() -> None:
     printed = run_script("pong.py", "--steps", "200", "--buffer-size", "400", "--learning-starts", "160", "--games", "0")
     assert "200 steps, 10 gradient steps" in printed
     assert "loaded model acts the same: True" in printed
-
-
-@pytest.mark.parametrize("algo", ["rainbow", "iqn"])
-def test_settings_say_where_they_come_from(algo: str) -> None:
-    text = (ROOT / "hyperparams" / f"{algo}.yml").read_text()
-    lines = text.splitlines()
-    for entry in yaml.safe_load(text):
-        assert lines[lines.index(f"{entry}:") - 1].startswith("# "), entry

@@ -67,7 +67,7 @@ def record_training() -> None:
             command = [sys.executable, "-m", "sb3_distrl.zoo", "record_video", *command[3:]]
         return call(command, *args, **kwargs)
 
-    subprocess.call = call_ours
+    subprocess.call = call_ours  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
             from imageio_ffmpeg import get_ffmpeg_exe  # which rl-zoo3 brings, under another name
@@ -98,7 +98,7 @@ def push_to_hub() -> None:
         path.write_text(card, encoding="utf-8")
         save(path, metadata)
 
-    repocard.metadata_save = save_card  # the last that is done to the card
+    repocard.metadata_save = save_card  # type: ignore[assignment]  # the last that is done to the card
     runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
 
 

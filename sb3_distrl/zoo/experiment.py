@@ -131,7 +131,9 @@ class Experiment(ExperimentManager):
         elif env_id in entries:
             name = env_id
         else:
-            name = "atari" if self._is_atari else "default"
+            name = "atari" if self._is_atari else "minatar" if env_id.startswith("MinAtar/") else "default"
+            if name not in entries:
+                name = "default"
             if name not in entries:
                 raise ValueError(
                     f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: add an entry {env_id}."

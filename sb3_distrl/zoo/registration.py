@@ -4,6 +4,7 @@ import sys
 
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
@@ -11,7 +12,7 @@ from sb3_distrl.envs import register_minatar
 from sb3_distrl.networks import DataEfficientConv, MinAtarConv, NatureConv
 from sb3_distrl.zoo.samplers import CONVERTERS, SAMPLERS
 
-ALGORITHMS = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
 
 # What YAML strings such as "dict(features_extractor_class=MinAtarConv)" may name
 NAMES = {

@@ -2,8 +2,7 @@
 What Optuna samples for each algorithm, in the form of rl-zoo3's samplers.
 
 Ranges are such that each trial is affordable on a CPU. The support of Rainbow, ``v_min`` to ``v_max``, is never sampled: it
-has to hold the returns of the environment, which its YAML entry states and which :class:`~sb3_distrl.zoo.experiment.Experiment`
-keeps.
+has to hold the returns of the environment, and stays what the YAML entry says.
 """
 
 from collections.abc import Callable

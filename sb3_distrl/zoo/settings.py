@@ -71,10 +71,11 @@ def expression(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(expression(item) for item in value)}]"
     if isinstance(value, type):
-        if vars(rl_zoo3.exp_manager).get(value.__name__) is value:
-            return value.__name__
-        if getattr(nn, value.__name__, None) is value:
-            return f"nn.{value.__name__}"
+        name = value.__name__
+        if vars(rl_zoo3.exp_manager).get(name) is value:
+            return name
+        if getattr(nn, name, None) is value:
+            return f"nn.{name}"
         return f"get_class_by_name({value.__module__ + '.' + value.__qualname__!r})"
     return repr(value)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from sb3_distrl.zoo.settings import Hyperparams, plain
 
 SHOWN_TRIALS = 10
-PLOTS = {
+PLOTS: dict[str, Callable[[optuna.Study], Any]] = {
     "history": plot_optimization_history,
     "importance": plot_param_importances,
     "parallel": plot_parallel_coordinate,
