@@ -2,6 +2,7 @@ SHELL = /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WHEEL_VENV = build/wheel-venv
 # Made when the environment is complete, so that an interrupted set-up is done again
 STAMP = $(VENV)/.complete
 ENV ?= CartPole-v1
@@ -11,7 +12,7 @@ LINT_PATHS = sb3_distrl tests scripts
 .PHONY: help demo test lint type format check wheel clean
 
 help:
-	@echo "make demo               train Rainbow on CartPole-v1, evaluate, save, draw the learning curve"
+	@echo "make demo               train Rainbow on CartPole-v1 with sb3-distrl, evaluate, draw the learning curve"
 	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
 	@echo "make test               run the tests"
 	@echo "make lint type format check        ruff, mypy, reformat, all checks without changing files"
@@ -42,7 +43,7 @@ check: lint type
 	$(BIN)/ruff format --check $(LINT_PATHS)
 
 wheel: $(STAMP)
-	bash scripts/check_wheel.sh $(BIN)/python
+	bash scripts/check_wheel.sh $(BIN)/python $(WHEEL_VENV)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,9 @@
-"""Train Rainbow, evaluate it, save it and draw its learning curve: the first thing to run."""
+"""Train Rainbow with the command sb3-distrl, evaluate it and draw its learning curve: the first thing to run."""
 
 import argparse
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -8,14 +11,25 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch as th
-from settings import ROOT, is_atari, load_settings, make_env
-from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
-from stable_baselines3.common.evaluation import evaluate_policy
+from settings import ROOT, is_atari
 
-from sb3_distrl import Rainbow
+ENV = "CartPole-v1"
+STEPS = 20_000  # enough for CartPole-v1, whose entry has 50,000 for all seeds and algorithms
+SOLVED = 475  # mean return from which on Gymnasium calls CartPole-v1 solved
 
-SOLVED = {"CartPole-v1": 475.0}  # mean return from which on Gymnasium calls the task solved
+
+def run(*arguments: str) -> None:
+    """
+    :param arguments: of the command sb3-distrl, which is shown and run; Ctrl-C ends the command, and not the demo
+    """
+    print(f"\n$ {shlex.join(['sb3-distrl', *arguments])}", flush=True)
+    with subprocess.Popen([sys.executable, "-m", "sb3_distrl.zoo", *arguments]) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 def read_episodes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -53,59 +67,37 @@ def draw_learning_curve(folder: Path, title: str, window: int = 20) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", default="CartPole-v1", help="CartPole-v1, or an Atari game such as PongNoFrameskip-v4")
-    parser.add_argument("--steps", type=int, help="environment steps; by default those of hyperparams/rainbow.yml")
+    parser.add_argument("--algo", default="rainbow", help="rainbow, iqn, qrdqn, or any other that sb3-distrl train knows")
+    parser.add_argument("--env", default=ENV, help="name of an environment, such as PongNoFrameskip-v4")
+    parser.add_argument("--steps", type=int, help=f"environment steps; {STEPS:,} for {ENV}, else those of hyperparams/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "runs", help="folder for the results")
     args = parser.parse_args()
 
-    settings = load_settings("rainbow", args.env)
-    default_steps = settings.pop("n_timesteps")
-    steps = args.steps or default_steps
-    folder = args.output / f"rainbow-{args.env}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for earlier in ("best_model.zip", "evaluations.npz"):
-        (folder / earlier).unlink(missing_ok=True)
-    if not is_atari(args.env):
-        th.set_num_threads(1)  # small networks lose more by handing work to other threads than they gain
+    run_of = ["--algo", args.algo, "--env", args.env, "-f", str(args.output)]
+    steps = args.steps or (STEPS if args.env == ENV else None)
+    training = ["train", *run_of, "--seed", str(args.seed), "--verbose", "0", "-P"]
+    training += ["-n", str(steps)] if steps else []
+    if is_atari(args.env):
+        training += ["--eval-freq", "50000", "--eval-episodes", "2"]
+    else:  # small networks lose more by handing work to other threads than they gain
+        training += ["--eval-freq", "2000", "--eval-episodes", "10", "--num-threads", "1"]
+    print(f"Training {args.algo} on {args.env}. Ctrl-C stops it; what was learned is kept.")
+    run(*training)
 
-    env = make_env(args.env, args.seed, monitor_dir=folder)
-    eval_env = make_env(args.env, args.seed + 1000, evaluation=True)
-    solved = SOLVED.get(args.env)
-    evaluation = EvalCallback(
-        eval_env,
-        callback_on_new_best=None if solved is None else StopTrainingOnRewardThreshold(solved, verbose=0),
-        n_eval_episodes=20 if solved else 2,
-        eval_freq=5_000 if solved else 50_000,
-        log_path=str(folder),
-        best_model_save_path=str(folder),
-        verbose=0,
-    )
-    model = Rainbow(env=env, seed=args.seed, **settings)
-    print(f"Training Rainbow on {args.env} for at most {steps:,} steps. Ctrl-C stops; what was learned is kept.")
-    try:
-        model.learn(steps, callback=evaluation, progress_bar=True)
-    except KeyboardInterrupt:
-        print("\nInterrupted.")
-    model.save(folder / "model.zip")
-    print(f"Trained for {model.num_timesteps:,} steps. Saved {folder / 'model.zip'}")
-    if model.ep_info_buffer:  # at least one episode has ended
-        print(f"Drew the learning curve: {draw_learning_curve(folder, f'Rainbow on {args.env}')}")
-
-    if (folder / "best_model.zip").exists():
-        print(f"The best model of the evaluations is {folder / 'best_model.zip'}")
-        model = Rainbow.load(folder / "best_model.zip")
-    n_episodes = 100 if solved else 5
-    returns, _ = evaluate_policy(model, eval_env, n_eval_episodes=n_episodes, return_episode_rewards=True)
-    mean, std = float(np.mean(returns)), float(np.std(returns))
-    print(f"Its mean return over {n_episodes} fresh episodes: {mean:.1f} +- {std:.1f}")
-    if solved:
-        print(f"{args.env} counts as solved from {solved:g} on: {'solved' if mean >= solved else 'not solved this time'}.")
-    print("What to run next:")
+    name = args.env.replace("/", "-")
+    folder = max((args.output / args.algo).glob(f"{name}_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+    if len((folder / "0.monitor.csv").read_text().splitlines()) > 2:  # at least one episode has ended
+        print(f"\nDrew the learning curve: {draw_learning_curve(folder, f'{args.algo} on {args.env}')}")
+    best = ["--load-best"] if (folder / "best_model.zip").exists() else []
+    run("enjoy", *run_of, *best, "--no-render", "-n", "5000", "--seed", str(args.seed + 1000))
+    if args.env == ENV:
+        print(f"{ENV} counts as solved from a mean reward of {SOLVED} on.")
+    print("\nWhat to run next:")
+    print(f"  {Path(sys.executable).parent / 'sb3-distrl'} --help")
     if not is_atari(args.env):
         print("  make demo ENV=PongNoFrameskip-v4   the same from pixels; takes hours on a CPU")
     print("  make test                          the tests")
-    print(f"In Python, what was trained is Rainbow.load({str(folder / 'model.zip')!r}).")
 
 
 if __name__ == "__main__":

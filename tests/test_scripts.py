@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sb3_distrl import Rainbow
+from sb3_distrl import IQN, Rainbow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,12 +22,14 @@ def run_script(name: str, *arguments: str) -> str:
 
 
 def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
-    printed = run_script("demo.py", "--steps", "1500", "--output", str(tmp_path))
-    folder = tmp_path / "rainbow-CartPole-v1"
-    model = Rainbow.load(folder / "model.zip")
-    assert model.num_timesteps >= 1500 and model._n_updates > 0
+    printed = run_script("demo.py", "--steps", "2500", "--output", str(tmp_path))
+    folder = tmp_path / "rainbow" / "CartPole-v1_1"
+    model = Rainbow.load(folder / "CartPole-v1.zip")
+    assert model.num_timesteps >= 2500 and model._n_updates > 0
+    assert (folder / "best_model.zip").exists()
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "Its mean return over 100 fresh episodes" in printed
+    assert "$ sb3-distrl train --algo rainbow --env CartPole-v1" in printed
+    assert "Mean reward:" in printed
     assert "What to run next" in printed
 
 
@@ -35,3 +37,24 @@ def test_pong_from_pixels() -> None:
     printed = run_script("pong.py", "--steps", "200", "--buffer-size", "400", "--learning-starts", "160", "--games", "0")
     assert "200 steps, 10 gradient steps" in printed
     assert "loaded model acts the same: True" in printed
+
+
+def test_settings_are_compared(tmp_path: Path) -> None:
+    files = []
+    for name, learning_rate in (("slow", 1e-5), ("fast", 1e-3)):
+        files.append(tmp_path / f"{name}.yml")
+        entry = (
+            f"{{policy: MlpPolicy, n_timesteps: 300, learning_starts: 100, buffer_size: 300, learning_rate: {learning_rate}}}"
+        )
+        files[-1].write_text(f"CartPole-v1: {entry}\n")
+    output = tmp_path / "result.md"
+    arguments = ["--algo", "iqn", "--env", "CartPole-v1", "--conf-files", *map(str, files), "--seeds", "3", "4"]
+    arguments += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
+    run_script("compare_settings.py", *arguments)
+    rows = [line for line in output.read_text().splitlines() if line.startswith(("| slow.yml", "| fast.yml"))]
+    assert [row.split(" | ")[1] for row in rows] == ["3", "4"] * 2
+    models = sorted((tmp_path / "runs").glob("iqn/*/*/iqn/CartPole-v1_1/CartPole-v1.zip"))
+    assert [IQN.load(model).learning_rate(1.0) for model in models] == [1e-3, 1e-3, 1e-5, 1e-5]
+    before = [model.stat().st_mtime for model in models]
+    run_script("compare_settings.py", *arguments)  # goes on where it was: nothing is left to train
+    assert [model.stat().st_mtime for model in models] == before

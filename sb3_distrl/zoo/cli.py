@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gymnasium
@@ -35,7 +36,11 @@ HELP = "\n".join(
         "sb3-distrl COMMAND --help lists the options.",
     ]
 )
+WATCHING = ("enjoy", "record_video", "record_training")
+PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, while its train puts them in logs
 NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not ask for all of them
+# Modules whose own ValueErrors and AssertionErrors say all that a user needs
+FOR_USERS = ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "__main__")
 
 
 class TrainParser(argparse.ArgumentParser):
@@ -87,6 +92,20 @@ def check_names(arguments: list[str]) -> None:
         )
 
 
+def folder_option(command: str, arguments: list[str]) -> list[str]:
+    """
+    :param command: one of COMMANDS
+    :param arguments: its options
+    :return: an option for the folder that ``train`` writes to, where rl-zoo3's collection of trained agents is not there
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-f", "--folder")
+    given = parser.parse_known_args(arguments)[0].folder is not None
+    if command not in WATCHING or given or Path(PRETRAINED).is_dir() or not Path("logs").is_dir():
+        return []
+    return ["-f", "logs"]
+
+
 def run(command: str, arguments: list[str]) -> None:
     """
     :param command: one of COMMANDS
@@ -96,7 +115,7 @@ def run(command: str, arguments: list[str]) -> None:
 
     if command not in commands.PLOTS and not {"-h", "--help"} & set(arguments):
         check_names(arguments)
-    sys.argv = [f"sb3-distrl {command}", *arguments]
+    sys.argv = [f"sb3-distrl {command}", *arguments, *folder_option(command, arguments)]
     if command == "train":
         commands.train(TrainParser)
     elif command in commands.PLOTS:
@@ -125,8 +144,8 @@ def main() -> None:
         run(command, arguments)
     except DependencyNotInstalled as error:
         fail(str(error))
-    except ValueError as error:
+    except (AssertionError, ValueError) as error:
         raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0]
-        if not raised_in.f_globals.get("__name__", "").startswith("sb3_distrl."):
+        if not raised_in.f_globals.get("__name__", "").startswith(FOR_USERS):
             raise
-        fail(str(error))  # which says all that a user needs
+        fail(str(error))

@@ -69,7 +69,7 @@ def test_convolution_of_minatar():
     [(DataEfficientConv, image_space(4, 20, 84)), (MinAtarConv, minatar_space(10, 10, 1))],
 )
 def test_too_small_observations_are_refused(conv, space):
-    with pytest.raises(ValueError, match="observation_space of shape .* is too small"):
+    with pytest.raises(ValueError, match=r"observation_space of shape .* is too small"):
         conv(space)
 
 
