@@ -39,8 +39,13 @@ HELP = "\n".join(
 WATCHING = ("enjoy", "record_video", "record_training")
 PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, while its train puts them in logs
 NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not ask for all of them
-# Modules whose own ValueErrors and AssertionErrors say all that a user needs
-FOR_USERS = ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "__main__")
+# Errors that say all that a user needs, and the modules that raise them
+FOR_USERS: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...]], ...] = (
+    ((AssertionError, ValueError), ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "huggingface_sb3", "__main__")),
+    ((ImportError,), ("rl_zoo3.", "stable_baselines3.")),
+    ((OSError,), ("sb3_distrl.zoo.commands",)),  # of the Hub
+    ((DependencyNotInstalled,), ("",)),
+)
 
 
 class TrainParser(argparse.ArgumentParser):
@@ -82,6 +87,8 @@ def check_names(arguments: list[str]) -> None:
     if known.algo is not None and known.algo not in ALGOS:
         fail(f"--algo {known.algo} is unknown.{nearest(known.algo, ALGOS)} There are {', '.join(ALGOS)}.")
     for package in known.gym_packages:
+        if not importlib.util.find_spec(package):
+            fail(f"--gym-packages {package} cannot be imported: install it, or run in the folder that it is in.")
         importlib.import_module(package)
     if known.env is not None and known.env not in gymnasium.registry:
         if ("NoFrameskip" in known.env or known.env.startswith("ALE/")) and not importlib.util.find_spec("ale_py"):
@@ -142,10 +149,8 @@ def main() -> None:
     register()
     try:
         run(command, arguments)
-    except DependencyNotInstalled as error:
-        fail(str(error))
-    except (AssertionError, ValueError) as error:
-        raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0]
-        if not raised_in.f_globals.get("__name__", "").startswith(FOR_USERS):
+    except Exception as error:
+        raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals.get("__name__", "")
+        if not any(isinstance(error, kind) and raised_in.startswith(modules) for kind, modules in FOR_USERS):
             raise
         fail(str(error))

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ def train(parser: type[argparse.ArgumentParser]) -> None:
 
 def enjoy() -> None:
     """Watch or evaluate an agent."""
+    expect_hub_errors()
     importlib.import_module("rl_zoo3.enjoy").enjoy()
 
 
@@ -47,10 +50,14 @@ def plot(command: str) -> None:
         plt.show = save
     try:
         getattr(importlib.import_module("rl_zoo3.plots"), command)()
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} does not exist: name what was written by train or all_plots.") from error
     except ValueError as error:
         if "empty sequence" not in str(error):
             raise
-        raise ValueError(f"{command} needs at least two runs of each algorithm: train with other seeds too.") from error
+        raise ValueError(
+            f"{command} needs at least two runs of each algorithm, of equal length: train with other seeds too."
+        ) from error
 
 
 def record_video() -> None:
@@ -59,7 +66,7 @@ def record_video() -> None:
 
 
 def record_training() -> None:
-    """Record a video of the checkpoints of a training, by this library's record_video and a ffmpeg that is there."""
+    """Record a video of the checkpoints of a training, with this library's record_video."""
     call = subprocess.call
 
     def call_ours(command: list[str], *args: Any, **kwargs: Any) -> int:
@@ -68,26 +75,33 @@ def record_training() -> None:
         return call(command, *args, **kwargs)
 
     subprocess.call = call_ours  # type: ignore[assignment]
+    with ffmpeg():
+        runpy.run_module("rl_zoo3.record_training", run_name="__main__")
+
+
+@contextmanager
+def ffmpeg() -> Iterator[None]:
+    """Have a command ffmpeg, if only the one that rl-zoo3's requirements bring under another name."""
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
-            from imageio_ffmpeg import get_ffmpeg_exe  # which rl-zoo3 brings, under another name
+            from imageio_ffmpeg import get_ffmpeg_exe
 
             os.symlink(get_ffmpeg_exe(), Path(folder) / "ffmpeg")
             os.environ["PATH"] += os.pathsep + folder
-        runpy.run_module("rl_zoo3.record_training", run_name="__main__")
+        yield
 
 
 def push_to_hub() -> None:
     """Upload an agent, with a model card whose commands work."""
-    import huggingface_sb3.push_to_hub as helper
     from huggingface_hub import repocard
 
+    helper = importlib.import_module("huggingface_sb3.push_to_hub")  # whose package has a function of that name
     if not hasattr(helper, "generate_metadata"):  # its name, and a dict, before sb3-team-hf-integration 3.2
 
         def generate_metadata(*args: Any) -> dict[str, Any]:
             return helper._generate_metadata(*args).to_dict()
 
-        helper.generate_metadata = generate_metadata
+        helper.generate_metadata = generate_metadata  # type: ignore[attr-defined]
     save = repocard.metadata_save
 
     def save_card(path: Path, metadata: dict[str, Any]) -> None:
@@ -99,9 +113,28 @@ def push_to_hub() -> None:
         save(path, metadata)
 
     repocard.metadata_save = save_card  # type: ignore[assignment]  # the last that is done to the card
-    runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
+    with ffmpeg():
+        runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
+
+
+def expect_hub_errors() -> None:
+    """Turn the Hub's errors into those that rl-zoo3 expects, which huggingface_hub raised before its version 1."""
+    import huggingface_sb3
+    from huggingface_hub.errors import HfHubHTTPError
+    from requests.exceptions import HTTPError
+
+    load = huggingface_sb3.load_from_hub
+
+    def load_from_hub(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(*args, **kwargs)
+        except HfHubHTTPError as error:
+            raise HTTPError(str(error)) from error
+
+    huggingface_sb3.load_from_hub = load_from_hub
 
 
 def load_from_hub() -> None:
     """Download an agent."""
+    expect_hub_errors()
     runpy.run_module("rl_zoo3.load_from_hub", run_name="__main__")

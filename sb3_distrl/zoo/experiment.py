@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import signal
 from functools import partial
 from pathlib import Path
 from pprint import pprint
@@ -15,13 +16,13 @@ import yaml
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
@@ -35,12 +36,13 @@ class TrialOfSeed:
 
     :param trial: the trial
     :param scores: of the seeds before
-    :param n_evaluations: reports of each seed
+    :param last_step: of the reports of the seeds before
     :param policy: name of the policy, for the samplers
     """
 
-    def __init__(self, trial: optuna.Trial, scores: list[float], n_evaluations: int, policy: str) -> None:
-        self._trial, self._scores, self._n_evaluations = trial, list(scores), n_evaluations
+    def __init__(self, trial: optuna.Trial, scores: list[float], last_step: int, policy: str) -> None:
+        self._trial, self._scores, self._first_step = trial, list(scores), last_step
+        self.last_step = last_step
         self.policy = policy
         self.number = f"{trial.number}_seed_{len(scores)}" if scores else trial.number  # names the folder of its logs
 
@@ -50,7 +52,8 @@ class TrialOfSeed:
         :param step: number of the evaluation, from 1
         """
         mean = float(np.mean([*self._scores, value]))
-        self._trial.report(mean, len(self._scores) * self._n_evaluations + step)
+        self.last_step = self._first_step + step
+        self._trial.report(mean, self.last_step)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
@@ -99,7 +102,7 @@ class Experiment(ExperimentManager):
             hyperparams.update(self._read_trial(self.trial_id))
         dict.update(hyperparams, self.custom_hyperparams or {})
 
-        env_kwargs = {**hyperparams.get("env_kwargs", {}), **self.env_kwargs}
+        env_kwargs = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
         env_kwargs.update(self._frame_skip_once(hyperparams, env_kwargs))
         self.eval_env_kwargs = {**env_kwargs, **(self._eval_env_kwargs_args or {})}
         self.env_kwargs = env_kwargs
@@ -116,7 +119,8 @@ class Experiment(ExperimentManager):
     def _read_entry(self) -> Hyperparams:
         """:return: the entry for the environment, or that of the run that goes on"""
         run = Path(self.trained_agent).parent / self.env_name / "config.yml"
-        if self.continue_training and run.is_file() and not self.conf_file_given and not self.entry:
+        goes_on = self.continue_training and issubclass(ALGOS[self.algo], ValueAlgorithm)
+        if goes_on and run.is_file() and not self.conf_file_given and not self.entry:
             print(f"Loading hyperparameters from: {run}")
             return dict(yaml.load(run.read_text(), Loader=yaml.UnsafeLoader))  # as rl-zoo3 writes and reads it
         print(f"Loading hyperparameters from: {self.config}")
@@ -140,6 +144,8 @@ class Experiment(ExperimentManager):
                 )
         if name != env_id:
             print(f"Using the entry '{name}'")
+        if not isinstance(entries[name], dict):
+            raise ValueError(f"Entry {name} of {self.config} is empty: give it hyperparameters.")
         return entries[name]
 
     def _read_trial(self, trial_id: int) -> Hyperparams:
@@ -150,13 +156,13 @@ class Experiment(ExperimentManager):
         """
         if not (self.storage and self.study_name):
             raise ValueError(f"trial_id={trial_id} needs to know its study: give --storage and --study-name too.")
-        print(f"Loading trial {trial_id} of study {self.study_name}")
-        try:
-            return self.load_trial(self.storage, self.study_name, trial_id)
-        except IndexError as error:
+        trials = self._load_study().get_trials(deepcopy=False)
+        if not 0 <= trial_id < len(trials) or not trials[trial_id].params:
             raise ValueError(
-                f"trial_id={trial_id} is not in study {self.study_name}: use the number of one that is."
-            ) from error
+                f"trial_id={trial_id} is no trial of study {self.study_name} with parameters: it has {len(trials)}."
+            )
+        print(f"Loading trial {trial_id} of study {self.study_name}")
+        return HYPERPARAMS_CONVERTER[self.algo](trials[trial_id].params)
 
     def _frame_skip_once(self, hyperparams: Hyperparams, env_kwargs: dict[str, Any]) -> dict[str, Any]:
         """
@@ -173,7 +179,7 @@ class Experiment(ExperimentManager):
         skip = 1
         for wrapper in wrappers:
             name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, None)
-            if name == f"{AtariWrapper.__module__}.{AtariWrapper.__qualname__}":
+            if name in (AtariWrapper, f"{AtariWrapper.__module__}.{AtariWrapper.__qualname__}"):
                 skip = (arguments or {}).get("frame_skip", 4)
         if skip == 1 or frameskip == 1:
             return {}
@@ -201,9 +207,28 @@ class Experiment(ExperimentManager):
         """
         :param model: to train; one of this library that was loaded goes on with its schedules and counters
         """
+        learner = model
         if self.continue_training and isinstance(model, ValueAlgorithm):
-            model = SimpleNamespace(env=model.env, learn=partial(model.learn, reset_num_timesteps=False))  # type: ignore[assignment]
-        super().learn(model)
+            learner = SimpleNamespace(env=model.env, learn=partial(model.learn, reset_num_timesteps=False))  # type: ignore[assignment]
+        super().learn(learner)
+        if model.num_timesteps < model._total_timesteps:
+            print(f"Stopped after {model.num_timesteps:,} of {model._total_timesteps:,} steps; -i goes on.")
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        """
+        :param args: as in rl-zoo3
+        :param kwargs: as in rl-zoo3
+        :return: environments; those in other processes leave it to the main one to be interrupted
+        """
+        run, wrapper = copy.copy(self), self.env_wrapper
+
+        def wrap(env: gymnasium.Env) -> gymnasium.Env:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return env if wrapper is None else wrapper(env)
+
+        if self.vec_env_class is SubprocVecEnv:
+            run.env_wrapper = wrap
+        return super(Experiment, run).create_envs(*args, **kwargs)
 
     # Tuning
 
@@ -215,13 +240,15 @@ class Experiment(ExperimentManager):
         self.study = trial.study
         trial.set_user_attr("seeds", [self.seed + i for i in range(self.n_seeds)])
         scores: list[float] = []
+        last_step = 0
         for i in range(self.n_seeds):
             run = copy.copy(self)  # trials may run in several threads
             run.seed = self.seed + i
             run._hyperparams = Mergeable(self._hyperparams)
             set_random_seed(run.seed)
-            of_seed = TrialOfSeed(trial, scores, self.n_evaluations, str(self._hyperparams.get("policy")))
+            of_seed = TrialOfSeed(trial, scores, last_step, str(self._hyperparams.get("policy")))
             scores.append(float(super(Experiment, run).objective(of_seed)))  # type: ignore[arg-type]
+            last_step = of_seed.last_step
         trial.set_user_attr("scores", scores)
         return float(np.mean(scores))
 
@@ -241,7 +268,7 @@ class Experiment(ExperimentManager):
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
-            if self.study is None or self.study.get_trials(states=[TrialState.COMPLETE]):
+            if "No trials are completed" not in str(error):
                 raise
             raise ValueError("No trial was completed: use more --n-trials, --pruner none, or see why they failed.") from error
         study = self.study or self._load_study()  # if other processes had done all trials
@@ -259,4 +286,7 @@ class Experiment(ExperimentManager):
         storage: str | BaseStorage = self.storage
         if self.storage.endswith(".log"):
             storage = JournalStorage(JournalFileBackend(self.storage))
-        return optuna.load_study(study_name=self.study_name, storage=storage)
+        try:
+            return optuna.load_study(study_name=self.study_name, storage=storage)
+        except KeyError as error:
+            raise ValueError(f"study_name={self.study_name} is not in storage={self.storage}: use the name of one.") from error

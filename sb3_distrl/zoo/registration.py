@@ -30,7 +30,7 @@ def register() -> None:
     _complete("rl_zoo3.exp_manager", "ExperimentManager")
     from sb3_distrl.zoo.experiment import Experiment
 
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if name == "__main__" or name.partition(".")[0] == "rl_zoo3":
             if getattr(module, "ExperimentManager", None) is Experiment.__base__:
                 module.ExperimentManager = Experiment  # type: ignore[attr-defined]

@@ -1,6 +1,8 @@
 """Hyperparameters as rl-zoo3 has them: read from YAML, merged, and written so that they can be read again."""
 
 import importlib
+import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,23 @@ def read_entries(config: str) -> dict[str, Hyperparams]:
     """
     :param config: YAML file, Python file or module, as rl-zoo3's ``--conf-file``
     :return: hyperparameters by environment
+    :raises ValueError: if there are none
     """
+    if config.endswith((".yml", ".yaml", ".py")) and not Path(config).is_file():
+        raise ValueError(f"conf_file={config} does not exist: name a YAML file, a Python file or a module.")
     if config.endswith((".yml", ".yaml")):
-        return yaml.safe_load(Path(config).read_text())
-    if config.endswith(".py"):
+        entries = yaml.safe_load(Path(config).read_text())
+    elif config.endswith(".py"):
         variables: dict[str, Any] = {}
         exec(Path(config).read_text(), variables)
-        return variables["hyperparams"]
-    return importlib.import_module(config).hyperparams
+        entries = variables.get("hyperparams")
+    else:
+        if not importlib.util.find_spec(config):
+            raise ValueError(f"conf_file={config} cannot be imported: name a YAML file, a Python file or a module.")
+        entries = importlib.import_module(config).hyperparams
+    if not isinstance(entries, dict):
+        raise ValueError(f"conf_file={config} has no hyperparameters: it must map environments to them.")
+    return entries
 
 
 def evaluated(policy_kwargs: str | Hyperparams | None) -> Hyperparams:
@@ -67,9 +78,15 @@ def expression(value: Any) -> str:
     :return: Python for it, as rl-zoo3 evaluates it
     """
     if isinstance(value, dict):
-        return f"dict({', '.join(f'{name}={expression(item)}' for name, item in value.items())})"
+        if all(isinstance(name, str) and name.isidentifier() for name in value):
+            return f"dict({', '.join(f'{name}={expression(item)}' for name, item in value.items())})"
+        return f"{{{', '.join(f'{expression(name)}: {expression(item)}' for name, item in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(expression(item) for item in value)}]"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{expression(item)}, ' for item in value)})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
     if isinstance(value, type):
         name = value.__name__
         if vars(rl_zoo3.exp_manager).get(name) is value:

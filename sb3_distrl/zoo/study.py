@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import yaml
 from optuna.importance import get_param_importances
@@ -17,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from sb3_distrl.zoo.settings import Hyperparams, plain
 
 SHOWN_TRIALS = 10
+MIN_TRIALS = 3  # of which Optuna estimates importances that differ
 PLOTS: dict[str, Callable[[optuna.Study], Any]] = {
     "history": plot_optimization_history,
     "importance": plot_param_importances,
@@ -40,6 +40,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
     :param study: with completed trials
     :return: importance of each parameter, the largest first; none where there are too few trials to tell
     """
+    if len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])) < MIN_TRIALS:
+        return {}
     try:
         return get_param_importances(study)
     except (ValueError, RuntimeError):
@@ -66,7 +68,7 @@ def report(study: optuna.Study, algo: str, env_id: str, n_timesteps: int) -> str
     """
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     states = {state: sum(trial.state == state for trial in study.get_trials(deepcopy=False)) for state in TrialState}
-    best = sorted(complete, key=lambda trial: trial.value or -np.inf, reverse=True)[:SHOWN_TRIALS]
+    best = sorted(complete, key=lambda trial: trial.values, reverse=True)[:SHOWN_TRIALS]
     n_seeds = len(study.best_trial.user_attrs.get("seeds", [None]))
     lines = [
         f"# Study {study.study_name}: {algo} on {env_id}",
@@ -82,7 +84,7 @@ def report(study: optuna.Study, algo: str, env_id: str, n_timesteps: int) -> str
         lines.append(f"| {trial.number} | {trial.value:.1f} | {scores} | {describe(trial)} |")
     weights = importances(study)
     if weights:
-        lines += ["", "| parameter | importance (fANOVA) |", "|---|---|"]
+        lines += ["", "| parameter | importance, as Optuna estimates it |", "|---|---|"]
         lines += [f"| {name} | {weight:.2f} |" for name, weight in weights.items()]
     command = study.user_attrs.get("command", " ".join(sys.orig_argv))
     lines += ["", f"The best trial is what its entry says. Command: `{command}`"]

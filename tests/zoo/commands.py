@@ -1,0 +1,144 @@
+"""
+Runs of the command ``sb3-distrl`` as a user has them: in a process and folder of its own.
+
+With SB3_DISTRL_PYTHON, the path of a Python, what is installed there is tested instead of the checkout.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PYTHON = os.environ.get("SB3_DISTRL_PYTHON", sys.executable)
+SCRIPT = str(Path(PYTHON).with_name("sb3-distrl"))
+TIMEOUT = 300.0
+# What could show the checkout, a screen, or another configuration, to the commands
+LEFT_OUT = ("PYTHONPATH", "DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "SDL_VIDEODRIVER")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """
+    :param more: variables to set
+    :return: those of a user without a screen; commands compute on one thread, as the tests do
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **more}
+
+
+def python(code: str, folder: Path) -> str:
+    """
+    :param code: to run
+    :param folder: to run it in
+    :return: what it printed
+    """
+    result = subprocess.run(
+        [PYTHON, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def sb3_distrl(folder: Path, *arguments: str, code: int = 0, script: bool = False, **variables: str) -> str:
+    """
+    :param folder: to run in
+    :param arguments: of the command line
+    :param code: exit status that is expected
+    :param script: whether to run the console script
+    :param variables: of the environment
+    :return: what was printed, errors at the end
+    """
+    command = [SCRIPT] if script else [PYTHON, "-m", "sb3_distrl.zoo"]
+    result = subprocess.run(
+        [*command, *arguments], cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert result.returncode == code, f"{arguments} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def mistake(folder: Path, *arguments: str, **variables: str) -> str:
+    """
+    :param folder: to run in
+    :param arguments: of a command line with a mistake
+    :param variables: of the environment
+    :return: the line that says what is wrong
+    """
+    printed = sb3_distrl(folder, *arguments, code=2, **variables)
+    assert "Traceback" not in printed, printed
+    line = printed.strip().splitlines()[-1]
+    assert line.startswith("sb3-distrl"), printed
+    return line
+
+
+class Running:
+    """
+    A command that is still running, in a process group of its own, as in a terminal.
+
+    :param folder: to run in
+    :param arguments: of the command line
+    """
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.printed_to = folder / "printed.txt"
+        with self.printed_to.open("w") as file:
+            self.process = subprocess.Popen(
+                [PYTHON, "-m", "sb3_distrl.zoo", *arguments],
+                cwd=folder,
+                env=environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def printed(self) -> str:
+        return self.printed_to.read_text()
+
+    def wait_for(self, condition: Callable[[], Any]) -> None:
+        """:param condition: to become true while the command runs"""
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < end, self.printed
+            time.sleep(0.05)
+
+    def interrupt(self, n_workers: int = 0) -> None:
+        """
+        Do what Ctrl-C in a terminal does, and wait for the end.
+
+        :param n_workers: processes of the command that are to be gone before the command itself notices, as is often so where
+            it is busy with a gradient step
+        """
+        main = psutil.Process(self.process.pid)
+        n_processes = len(main.children(recursive=True))
+        if n_workers:
+            main.suspend()
+        os.killpg(self.process.pid, signal.SIGINT)
+        if n_workers:
+            end = time.monotonic() + 10
+            while len(main.children(recursive=True)) > n_processes - n_workers and time.monotonic() < end:
+                time.sleep(0.05)
+            main.resume()
+        self.process.wait(TIMEOUT)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def saved(model: Path) -> dict[str, Any]:
+    """
+    :param model: file that SB3 saved
+    :return: its attributes, as far as they are plain
+    """
+    with zipfile.ZipFile(model) as archive:
+        return json.loads(archive.read("data"))

@@ -1,0 +1,117 @@
+"""``sb3-distrl`` with other environments and algorithms: Atari, MinAtar, and those that rl-zoo3 has by itself."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.zoo.commands import python, saved, sb3_distrl
+
+NO_EVALUATION = ("--eval-freq", "-1")
+SMALL = ("learning_starts:100", "buffer_size:400")
+
+
+def run_of(folder: Path, algo: str, env: str) -> Path:
+    """
+    :param folder: working directory
+    :param algo: name of the algorithm
+    :param env: name of the environment, for files
+    :return: where its first run is
+    """
+    return folder / "logs" / algo / f"{env}_1"
+
+
+def enjoy(folder: Path, algo: str, env: str, n: int = 50) -> str:
+    """
+    :param folder: working directory
+    :param algo: name of the algorithm
+    :param env: name of the environment
+    :param n: steps
+    :return: what was printed
+    """
+    return sb3_distrl(folder, "enjoy", "--algo", algo, "--env", env, "-f", "logs", "--no-render", "-n", str(n))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_algorithms_of_rl_zoo3(tmp_path: Path, algo: str) -> None:
+    params = ("n_envs:2", "n_steps:32") if algo == "ppo" else ("learning_starts:100", "gradient_steps:2")
+    options = ("-n", "200", "--eval-freq", "100", "--eval-episodes", "1", "-params", *params)
+    sb3_distrl(tmp_path, "train", "--algo", algo, "--env", "CartPole-v1", *options)
+    model = saved(run_of(tmp_path, algo, "CartPole-v1") / "CartPole-v1.zip")
+    assert not model["policy_class"]["__module__"].startswith("sb3_distrl")
+    assert "Mean reward" in enjoy(tmp_path, algo, "CartPole-v1", 600)
+
+
+def test_qrdqn_is_this_librarys(tmp_path: Path) -> None:
+    options = (
+        "-n",
+        "300",
+        *NO_EVALUATION,
+        "-params",
+        "learning_starts:100",
+        "train_freq:20",
+        "gradient_steps:2",
+        "prioritized:True",
+        "n_steps:2",
+    )
+    sb3_distrl(tmp_path, "train", "--algo", "qrdqn", "--env", "CartPole-v1", *options)
+    file = run_of(tmp_path, "qrdqn", "CartPole-v1") / "CartPole-v1.zip"
+    model = saved(file)
+    assert model["n_steps"] == 2 and model["prioritized"]  # sb3-contrib's has neither
+    assert "Mean reward" in enjoy(tmp_path, "qrdqn", "CartPole-v1", 600)
+    assert python(f"from sb3_distrl import QRDQN; print(QRDQN.load({str(file)!r}).num_timesteps)", tmp_path) == "300"
+
+
+def test_minatar(tmp_path: Path) -> None:
+    options = ("-n", "200", "--eval-freq", "100", "--eval-episodes", "1", "-params", *SMALL)
+    sb3_distrl(tmp_path, "train", "--algo", "iqn", "--env", "MinAtar/Breakout-v1", *options)
+    assert (run_of(tmp_path, "iqn", "MinAtar-Breakout-v1") / "best_model.zip").is_file()
+    assert "Mean reward" in enjoy(tmp_path, "iqn", "MinAtar/Breakout-v1", 300)
+
+
+def test_minatar_in_processes(tmp_path: Path) -> None:
+    options = ("-n", "200", *NO_EVALUATION, "--vec-env", "subproc", "-params", "n_envs:2", *SMALL)
+    sb3_distrl(tmp_path, "train", "--algo", "rainbow", "--env", "MinAtar/Breakout-v1", *options)
+    run = run_of(tmp_path, "rainbow", "MinAtar-Breakout-v1")
+    assert {path.name for path in run.glob("*.monitor.csv")} == {"0.monitor.csv", "1.monitor.csv"}
+    record = ("record_video", "--algo", "rainbow", "--env", "MinAtar/Breakout-v1", "-f", "logs", "-n", "20", "--n-envs", "2")
+    sb3_distrl(tmp_path, *record)
+    assert len(list((run / "videos").glob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize("env", ["ALE/Pong-v5", "PongNoFrameskip-v4"])
+def test_atari(tmp_path: Path, env: str) -> None:
+    options = ("-n", "160", *NO_EVALUATION, "--vec-env", "subproc", "-params", "n_envs:2", "train_freq:20", *SMALL)
+    printed = sb3_distrl(tmp_path, "train", "--algo", "rainbow", "--env", env, *options)
+    name = env.replace("/", "-")
+    run = run_of(tmp_path, "rainbow", name)
+    config = yaml.safe_load((run / name / "config.yml").read_text())
+    assert config["frame_stack"] == 4 and config["buffer_size"] == 400
+    # 4 frames a step, by the wrapper alone
+    assert config.get("env_kwargs") == ({"frameskip": 1} if env.startswith("ALE/") else None)
+    assert ("frameskip=1" in printed) == env.startswith("ALE/")
+    assert "Stacking 4 frames" in enjoy(tmp_path, "rainbow", env)
+    # What enjoy loads would have room for a million transitions, and takes none
+    code = f"""
+import numpy as np
+from sb3_distrl import Rainbow
+model = Rainbow.load({str(run / (name + ".zip"))!r}, buffer_size=1_000_000)
+
+def arrays(thing, seen, depth=0):
+    if id(thing) in seen or depth > 6:
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes
+    if isinstance(thing, (list, tuple)):
+        return sum(arrays(item, seen, depth + 1) for item in thing)
+    if isinstance(thing, dict):
+        return sum(arrays(item, seen, depth + 1) for item in thing.values())
+    if type(thing).__module__.startswith(("sb3_distrl", "stable_baselines3")):
+        return arrays(vars(thing), seen, depth + 1) if hasattr(thing, "__dict__") else 0
+    return 0
+
+assert model.buffer_size == 1_000_000
+print(arrays(model.replay_buffer, set()))
+"""
+    assert int(python(code, tmp_path)) < 10_000_000

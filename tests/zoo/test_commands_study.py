@@ -1,0 +1,136 @@
+"""Tuning of hyperparameters by ``sb3-distrl train --optimize-hyperparameters``."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.zoo.commands import Running, mistake, python, saved, sb3_distrl
+
+AGENT = ("--algo", "rainbow", "--env", "CartPole-v1")
+PARAMS = ("-params", "learning_starts:100", "buffer_size:10000", "train_freq:20")
+TUNE = ("train", *AGENT, "-optimize", "-n", "200", "--n-evaluations", "2", "--eval-episodes", "1", "--n-startup-trials", "1")
+STORAGE = ("--storage", "studies/trials.log", "--study-name", "shared")
+
+
+def count(folder: Path) -> list[int]:
+    """
+    :param folder: working directory
+    :return: number of all trials, and of those that were completed or pruned
+    """
+    code = """
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+trials = optuna.load_study(study_name="shared", storage=JournalStorage(JournalFileBackend("studies/trials.log"))).trials
+print(len(trials), sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials))
+"""
+    return [int(number) for number in python(code, folder).splitlines()[-1].split()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """:return: working directory with a study that two processes did together"""
+    path = tmp_path_factory.mktemp("study")
+    workers = []
+    for i in range(2):
+        (path / str(i)).mkdir()
+        arguments = ("--storage", str(path / "studies/trials.log"), "--study-name", "shared", "--max-total-trials", "4")
+        workers.append(Running(path / str(i), *TUNE, *arguments, "-f", str(path / "logs"), "--seed", "1", *PARAMS))
+    try:
+        for worker in workers:
+            assert worker.process.wait(300) == 0, worker.printed
+            assert "To train with the best: sb3-distrl train" in worker.printed
+    finally:
+        for worker in workers:
+            worker.close()
+    return path
+
+
+def test_two_processes_share_a_study(folder: Path) -> None:
+    number, done = count(folder)
+    assert 4 <= number == done <= 5  # one more where both decide at the same moment
+    stem = folder / "logs" / "rainbow" / "report_CartPole-v1_shared"
+    report = stem.with_suffix(".md").read_text()
+    assert "# Study shared: rainbow on CartPole-v1" in report and "| trial | score |" in report
+    for name in ("history", "slices", "parallel"):
+        assert "plotly.min.js" in stem.with_name(f"{stem.name}_{name}.html").read_text()
+    assert (stem.parent / "plotly.min.js").is_file()
+    assert list(stem.parent.glob("report_CartPole-v1_*.csv"))  # rl-zoo3's own
+    # Processes with one seed do not propose the same trials
+    code = "import optuna, optuna.storages.journal as j; s = optuna.storages.JournalStorage(j.JournalFileBackend("
+    code += (
+        "'studies/trials.log')); print(len({str(t.params) for t in optuna.load_study(study_name='shared', storage=s).trials}))"
+    )
+    assert int(python(code, folder)) == number
+
+
+def test_train_with_the_best_as_printed(folder: Path) -> None:
+    printed = (folder / "0" / "printed.txt").read_text()
+    line = next(line for line in printed.splitlines() if line.startswith("To train with the best: "))
+    command, *arguments = shlex.split(line.partition(": ")[2])
+    assert command == "sb3-distrl"
+    sb3_distrl(folder, *arguments, "-n", "200", "--eval-freq", "-1", "-f", "best", script=True)
+    entry = yaml.safe_load(Path(arguments[arguments.index("--conf-file") + 1]).read_text())["CartPole-v1"]
+    assert entry["n_timesteps"] == 200 and entry["learning_starts"] == 100
+    model = saved(folder / "best" / "rainbow" / "CartPole-v1_1" / "CartPole-v1.zip")
+    for name in ("n_steps", "batch_size", "gamma", "replay_ratio", "target_update_interval"):
+        assert model[name] == entry[name], name
+    kwargs = model["policy_kwargs"]
+    for name in ("net_arch", "noisy_std", "n_atoms", "v_min", "v_max"):
+        assert kwargs[name] == entry["policy_kwargs"][name], name
+    config = yaml.safe_load((folder / "best" / "rainbow" / "CartPole-v1_1" / "CartPole-v1" / "config.yml").read_text())
+    assert config == entry
+
+
+def test_train_with_the_first_trial(folder: Path) -> None:
+    train = ("train", *AGENT, *STORAGE, "-n", "150", "--eval-freq", "-1", "-f", "first")
+    assert "Loading trial 0 of study shared" in sb3_distrl(folder, *train, "--trial-id", "0", *PARAMS)
+    assert saved(folder / "first" / "rainbow" / "CartPole-v1_1" / "CartPole-v1.zip")["num_timesteps"] >= 150
+    assert "trial_id=99 is not in study shared" in mistake(folder, *train, "--trial-id", "99", *PARAMS)
+
+
+def test_a_study_goes_on(folder: Path) -> None:
+    before, _ = count(folder)
+    sb3_distrl(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--seed", "1", "--no-optim-plots", *PARAMS)
+    assert count(folder) == [before + 1, before + 1]
+    sb3_distrl(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--no-optim-plots", *PARAMS)  # all done
+    assert count(folder) == [before + 1, before + 1]
+    report = (folder / "logs" / "rainbow" / "report_CartPole-v1_shared.md").read_text()
+    assert f"{before + 1} trials" in report or "pruned" in report
+
+
+def test_database(tmp_path: Path) -> None:
+    storage = ("--storage", "sqlite:///trials.db", "--study-name", "lite", "--n-trials", "1", "--no-optim-plots")
+    sb3_distrl(tmp_path, *TUNE, *storage, *PARAMS)
+    assert (tmp_path / "trials.db").is_file()
+    assert (tmp_path / "logs" / "rainbow" / "report_CartPole-v1_lite.yml").is_file()
+    train = ("train", *AGENT, *storage[:4], "--trial-id", "0", "-n", "150", "--eval-freq", "-1", *PARAMS)
+    assert "Loading trial 0" in sb3_distrl(tmp_path, *train)
+
+
+def test_in_memory_with_seeds(tmp_path: Path) -> None:
+    printed = sb3_distrl(tmp_path, *TUNE, "--n-trials", "2", "--n-seeds", "2", "--pruner", "none", "--seed", "5", *PARAMS)
+    assert "seeds: [5, 6]" in printed
+    reports = list((tmp_path / "logs" / "rainbow").glob("report_CartPole-v1_*.md"))
+    assert len(reports) == 1 and "mean over 2 seeds" in reports[0].read_text()
+
+
+def test_interrupted_study_reports(tmp_path: Path) -> None:
+    command = Running(tmp_path, *TUNE, "--n-trials", "1000", "--no-optim-plots", *PARAMS)
+    try:
+        command.wait_for(lambda: "Trial 0 finished" in command.printed)
+        command.interrupt()
+        assert command.process.returncode == 0, command.printed
+    finally:
+        command.close()
+    assert "To train with the best" in command.printed
+    assert "Traceback" not in command.printed, command.printed
+
+
+def test_study_without_a_good_trial(tmp_path: Path) -> None:
+    wrong = ("--n-trials", "2", "-params", "learning_starts:100", "policy_kwargs:dict(v_min=5.0,v_max=1.0)")
+    printed = sb3_distrl(tmp_path, *TUNE, *wrong, code=2)
+    assert "v_min=5.0 must be less than v_max=1.0" in printed
+    assert printed.splitlines()[-1].startswith("sb3-distrl: error: ")

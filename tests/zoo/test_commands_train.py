@@ -1,0 +1,188 @@
+"""From training to pictures with one agent: each command of ``sb3-distrl`` that works on a folder of runs."""
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.zoo.commands import PYTHON, Running, python, saved, sb3_distrl
+
+AGENT = ("--algo", "rainbow", "--env", "CartPole-v1")
+SMALL = ("learning_starts:100", "train_freq:20", "gradient_steps:2", "buffer_size:10000")
+SHORT = ("--eval-freq", "500", "--eval-episodes", "2", "-params", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """:return: working directory with two runs of rainbow, as long as each other, and one of iqn"""
+    path = tmp_path_factory.mktemp("runs")
+    train = ("train", *AGENT, "-n", "1500")
+    printed = sb3_distrl(path, *train, "--seed", "1", "--save-freq", "500", "--save-replay-buffer", *SHORT)
+    assert "Saving replay buffer" in printed
+    sb3_distrl(path, *train, "--seed", "2", "--save-freq", "1000", *SHORT, script=True)
+    sb3_distrl(path, "train", "--algo", "iqn", "--env", "CartPole-v1", "-n", "1000", "--seed", "1", *SHORT)
+    return path
+
+
+def run_of(folder: Path, number: int, algo: str = "rainbow") -> Path:
+    """
+    :param folder: working directory
+    :param number: of the run
+    :param algo: name of the algorithm
+    :return: where the run is
+    """
+    return folder / "logs" / algo / f"CartPole-v1_{number}"
+
+
+def test_what_is_installed_is_what_runs(tmp_path: Path) -> None:
+    file = Path(python("import sb3_distrl; print(sb3_distrl.__file__)", tmp_path))
+    checkout = Path(__file__).resolve().parents[2]
+    if sys.executable == PYTHON:
+        assert file.is_relative_to(checkout)
+    else:
+        assert "site-packages" in file.parts and not file.is_relative_to(checkout / "sb3_distrl")
+
+
+def test_train_leaves_what_users_of_rl_zoo3_expect(folder: Path) -> None:
+    run = run_of(folder, 1)
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert names == {
+        "CartPole-v1/args.yml",
+        "CartPole-v1/config.yml",
+        "CartPole-v1/command.txt",
+        "CartPole-v1.zip",
+        "best_model.zip",
+        "evaluations.npz",
+        "0.monitor.csv",
+        "replay_buffer.pkl",
+        "rl_model_500_steps.zip",
+        "rl_model_1000_steps.zip",
+        "rl_model_1500_steps.zip",
+    }
+    assert saved(run / "CartPole-v1.zip")["num_timesteps"] == 1500
+    assert np.load(run / "evaluations.npz")["timesteps"].tolist() == [500, 1000, 1500]
+    command = (run / "CartPole-v1" / "command.txt").read_text()
+    assert "train --algo rainbow --env CartPole-v1 -n 1500" in command
+    config = yaml.safe_load((run / "CartPole-v1" / "config.yml").read_text())
+    assert config["learning_starts"] == 100  # from the command line
+    assert config["policy_kwargs"]["v_max"] == 100.0  # from the YAML entry
+
+
+def test_help_lists_own_options(tmp_path: Path) -> None:
+    printed = sb3_distrl(tmp_path, "--help", script=True)
+    for name in ("train", "enjoy", "record_video", "all_plots", "push_to_hub", "load_from_hub"):
+        assert f"  {name} " in printed
+    printed = sb3_distrl(tmp_path, "train", "--help")
+    assert "--entry ENTRY" in printed and "--n-seeds N_SEEDS" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("-f", "logs", "--exp-id", "1"), ("-f", "logs", "--exp-id", "1", "--load-best", "-P")],
+    ids=["last", "best with progress bar"],
+)
+def test_enjoy(folder: Path, options: tuple[str, ...]) -> None:
+    printed = sb3_distrl(folder, "enjoy", *AGENT, *options, "--no-render", "-n", "300")
+    assert "Episode Reward" in printed or "Mean reward" in printed
+    assert ("best_model.zip" in printed) == ("--load-best" in options)
+
+
+def test_enjoy_a_checkpoint_with_more_environments(folder: Path) -> None:
+    options = ("-f", "logs", "--exp-id", "1", "--load-checkpoint", "1000", "--no-render", "-n", "30", "--n-envs", "2")
+    assert "rl_model_1000_steps.zip" in sb3_distrl(folder, "enjoy", *AGENT, *options)
+
+
+def test_record_video(folder: Path) -> None:
+    sb3_distrl(folder, "record_video", *AGENT, "-f", "logs", "--exp-id", "2", "-n", "40")
+    videos = list((run_of(folder, 2) / "videos").glob("*.mp4"))
+    assert len(videos) == 1 and videos[0].stat().st_size > 1000
+
+
+def test_record_training(folder: Path) -> None:
+    """Of the last and the best model and one checkpoint; ffmpeg is that of imageio-ffmpeg where there is no other."""
+    printed = sb3_distrl(folder, "record_training", *AGENT, "-f", "logs", "--exp-id", "2", "-n", "20", "--gif")
+    videos = run_of(folder, 2) / "videos"
+    names = sorted(path.name.split("-")[0] for path in videos.glob("*.mp4"))
+    assert names == ["best", "checkpoint", "final", "training.mp4"], printed
+    assert (videos / "training.gif").read_bytes().startswith(b"GIF8")
+
+
+def test_plot_train(folder: Path) -> None:
+    printed = sb3_distrl(folder, "plot_train", "-a", "rainbow", "-e", "CartPole-v1", "-f", "logs", "-w", "5")
+    picture = folder / "plot_train_Training_Episodic_Reward.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and f"Saved {picture.name}" in printed
+
+
+def test_all_plots_and_plot_from_file(folder: Path) -> None:
+    printed = sb3_distrl(folder, "all_plots", "-a", "rainbow", "-e", "CartPole-v1", "-f", "logs", "-o", "results")
+    assert (folder / "all_plots_Results_CartPole-v1.png").read_bytes().startswith(b"\x89PNG")
+    assert "RAINBOW" in printed
+    results = pickle.loads((folder / "results.pkl").read_bytes())
+    assert list(results["CartPole-v1"]) == ["RAINBOW-logs"]
+    assert len(results["CartPole-v1"]["RAINBOW-logs"]["last_evals"]) == 2
+
+    sb3_distrl(folder, "plot_from_file", "-i", "results", "-b", "-l", "Rainbow")
+    assert (folder / "plot_from_file_Results_CartPole-v1.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "plot_from_file_Sensitivity_box_plot.png").is_file()
+
+
+def test_plot_from_file_needs_two_runs(folder: Path) -> None:
+    sb3_distrl(folder, "all_plots", "-a", "iqn", "-e", "CartPole-v1", "-f", "logs", "-o", "single")
+    printed = sb3_distrl(folder, "plot_from_file", "-i", "single", code=2)
+    assert "plot_from_file needs at least two runs of each algorithm" in printed and "Traceback" not in printed
+
+
+def test_go_on_with_the_replay_buffer(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_of(folder, 1), run_of(tmp_path, 1))
+    agent = "logs/rainbow/CartPole-v1_1/CartPole-v1.zip"
+    printed = sb3_distrl(tmp_path, "train", *AGENT, "-i", agent, "-n", "500", "--eval-freq", "-1", "--save-replay-buffer")
+    assert "Loading replay buffer" in printed and "Going on after 1,500 steps, for 500 more" in printed
+    run = run_of(tmp_path, 2)
+    before, after = saved(run_of(tmp_path, 1) / "CartPole-v1.zip"), saved(run / "CartPole-v1.zip")
+    assert after["num_timesteps"] == 2000 and after["_n_updates"] == before["_n_updates"] + 500 // 20 * 2
+    assert after["learning_starts"] == 100  # of the run, not of the YAML entry
+    code = f"""
+from sb3_distrl import Rainbow
+model = Rainbow.load("{run / "CartPole-v1.zip"}")
+model.load_replay_buffer("{run / "replay_buffer.pkl"}")
+print(model.replay_buffer.size())
+"""
+    assert python(code, tmp_path) == "2000"
+
+
+def test_normalised_observations(tmp_path: Path) -> None:
+    train = ("train", *AGENT, "-n", "300", "--eval-freq", "150", "--eval-episodes", "1")
+    sb3_distrl(tmp_path, *train, "-params", "normalize:True", *SMALL)
+    run = run_of(tmp_path, 1)
+    assert (run / "CartPole-v1" / "vecnormalize.pkl").is_file()
+    enjoy = ("enjoy", *AGENT, "-f", "logs", "--no-render", "-n", "50", "--load-best")
+    assert "Loading running average" in sb3_distrl(tmp_path, *enjoy)
+    printed = sb3_distrl(tmp_path, *train, "-i", str(run / "CartPole-v1.zip"))
+    assert "Loading saved VecNormalize stats" in printed
+    assert "replay starts empty" in printed  # as it was not saved
+    assert saved(run_of(tmp_path, 2) / "CartPole-v1.zip")["num_timesteps"] == 600
+
+
+@pytest.mark.parametrize("vec_env, n_workers", [("dummy", 0), ("subproc", 2)])
+def test_interrupted_training_is_saved(tmp_path: Path, vec_env: str, n_workers: int) -> None:
+    options = ("--vec-env", vec_env, "--save-freq", "400", "--eval-freq", "-1", "-n", "1000000", "--save-replay-buffer")
+    command = Running(tmp_path, "train", *AGENT, *options, "-params", "n_envs:2", *SMALL)
+    run = run_of(tmp_path, 1)
+    try:
+        command.wait_for(lambda: list(run.glob("rl_model_*_steps.zip")))
+        command.interrupt(n_workers)
+        assert command.process.returncode == 0, command.printed
+    finally:
+        command.close()
+    assert "Traceback" not in command.printed, command.printed
+    assert 400 <= saved(run / "CartPole-v1.zip")["num_timesteps"] < 1_000_000
+    assert (run / "replay_buffer.pkl").is_file()
+    sb3_distrl(tmp_path, "enjoy", *AGENT, "-f", "logs", "--no-render", "-n", "20")
+    printed = sb3_distrl(tmp_path, "train", *AGENT, "-n", "64", "--eval-freq", "-1", "-i", str(run / "CartPole-v1.zip"))
+    assert "Loading replay buffer" in printed
+    assert "interrupt" in command.printed.lower(), command.printed  # so that nobody takes the agent for a finished one
