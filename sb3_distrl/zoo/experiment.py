@@ -212,7 +212,7 @@ class Experiment(ExperimentManager):
             learner = SimpleNamespace(env=model.env, learn=partial(model.learn, reset_num_timesteps=False))  # type: ignore[assignment]
         super().learn(learner)
         if model.num_timesteps < model._total_timesteps:
-            print(f"Stopped after {model.num_timesteps:,} of {model._total_timesteps:,} steps; -i goes on.")
+            print(f"Interrupted after {model.num_timesteps:,} of {model._total_timesteps:,} steps: -i goes on")
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         """

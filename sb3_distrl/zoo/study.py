@@ -87,7 +87,7 @@ def report(study: optuna.Study, algo: str, env_id: str, n_timesteps: int) -> str
         lines += ["", "| parameter | importance, as Optuna estimates it |", "|---|---|"]
         lines += [f"| {name} | {weight:.2f} |" for name, weight in weights.items()]
     command = study.user_attrs.get("command", " ".join(sys.orig_argv))
-    lines += ["", f"The best trial is what its entry says. Command: `{command}`"]
+    lines += ["", f"Command: `{command}`"]
     return "\n".join(lines) + "\n"
 
 

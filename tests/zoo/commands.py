@@ -122,7 +122,7 @@ class Running:
             main.suspend()
         os.killpg(self.process.pid, signal.SIGINT)
         if n_workers:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 1
             while len(main.children(recursive=True)) > n_processes - n_workers and time.monotonic() < end:
                 time.sleep(0.05)
             main.resume()
