@@ -159,7 +159,8 @@ class Experiment(ExperimentManager):
         trials = self._load_study().get_trials(deepcopy=False)
         if not 0 <= trial_id < len(trials) or not trials[trial_id].params:
             raise ValueError(
-                f"trial_id={trial_id} is no trial of study {self.study_name} with parameters: it has {len(trials)}."
+                f"trial_id={trial_id} is no trial with parameters of study {self.study_name}, which has {len(trials)} trials: "
+                "use the number of one."
             )
         print(f"Loading trial {trial_id} of study {self.study_name}")
         return HYPERPARAMS_CONVERTER[self.algo](trials[trial_id].params)
