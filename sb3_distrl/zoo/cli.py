@@ -103,14 +103,17 @@ def folder_option(command: str, arguments: list[str]) -> list[str]:
     """
     :param command: one of COMMANDS
     :param arguments: its options
-    :return: an option for the folder that ``train`` writes to, where rl-zoo3's collection of trained agents is not there
+    :return: an option for the folder that ``train`` writes to, where the agent is there and rl-zoo3's collection is not
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-f", "--folder")
-    given = parser.parse_known_args(arguments)[0].folder is not None
-    if command not in WATCHING or given or Path(PRETRAINED).is_dir() or not Path("logs").is_dir():
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    known, _ = parser.parse_known_args(arguments)
+    if command not in WATCHING or known.folder is not None or Path(PRETRAINED).is_dir():
         return []
-    return ["-f", "logs"]
+    runs = Path("logs", known.algo).glob(f"{known.env.replace('/', '-')}_*")
+    return ["-f", "logs"] if any(runs) else []
 
 
 def run(command: str, arguments: list[str]) -> None:
