@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+import torch as th
 import yaml
 from settings import ALGORITHMS, ROOT, machine, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
-EVAL_EPISODES = 100
 EVAL_SEED = 10_000
 
 
@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--env", required=True)
     parser.add_argument("--conf-files", nargs="+", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--episodes", type=int, default=100, help="of the evaluation")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare", help="folder for the runs, to go on with")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file")
     args = parser.parse_args()
 
+    th.set_num_threads(1)
     jobs = [(file, seed) for seed in args.seeds for file in args.conf_files]
     results = {}
     with ThreadPoolExecutor(args.processes) as pool:
@@ -59,14 +61,14 @@ def main() -> None:
         for future in tqdm(as_completed(futures), total=len(jobs), desc="runs"):
             path, seconds = future.result()
             env = make_env(args.env, EVAL_SEED)
-            returns, _ = evaluate_policy(ALGORITHMS[args.algo].load(path), env, EVAL_EPISODES, return_episode_rewards=True)
+            returns, _ = evaluate_policy(ALGORITHMS[args.algo].load(path), env, args.episodes, return_episode_rewards=True)
             results[futures[future]] = np.mean(returns), np.std(returns), seconds
 
     lines = [f"# {args.algo} on {args.env}: evaluation return of the final policy", ""]
     for file in args.conf_files:
         n_timesteps = yaml.safe_load(file.read_text())[args.env]["n_timesteps"]
         lines.append(f"- `{file.name}`: {n_timesteps:,} steps")
-    lines += ["", f"{EVAL_EPISODES} deterministic episodes for each seed, one thread each. {machine()}", ""]
+    lines += ["", f"{args.episodes} deterministic episodes for each seed, one thread each. {machine()}", ""]
     lines += ["| settings | seed | mean return | standard deviation | training, s |", "|---|---|---|---|---|"]
     for file in args.conf_files:
         for seed in args.seeds:
