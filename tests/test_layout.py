@@ -29,7 +29,13 @@ ALLOWED = {
     "": ALGORITHMS,  # sb3_distrl/__init__.py
 }
 # The only parts that import these
-OPTIONAL = {"numba": {"buffers"}, "ray": {"distributed"}, "rl_zoo3": {"zoo"}, "optuna": {"zoo"}, "matplotlib": {"plotting"}}
+OPTIONAL = {
+    "numba": {"buffers"},
+    "ray": {"distributed"},
+    "rl_zoo3": {"zoo"},
+    "optuna": {"zoo"},
+    "matplotlib": {"plotting", "zoo"},
+}
 
 
 def part_of(module):
