@@ -77,6 +77,11 @@ def mistake(folder: Path, *arguments: str, **variables: str) -> str:
     return line
 
 
+def listen() -> None:
+    """Take Ctrl-C as a command in a terminal does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Running:
     """
     A command that is still running, in a process group of its own, as in a terminal.
@@ -95,6 +100,7 @@ class Running:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=listen,  # where the tests run in the background, it would be deaf
             )
 
     @property
