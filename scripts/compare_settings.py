@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-import yaml
 from settings import ALGORITHMS, ROOT, machine, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
+
+from sb3_distrl.zoo.settings import read_entries
 
 EVAL_SEED = 10_000
 
@@ -66,7 +67,7 @@ def main() -> None:
 
     lines = [f"# {args.algo} on {args.env}: evaluation return of the final policy", ""]
     for file in args.conf_files:
-        n_timesteps = yaml.safe_load(file.read_text())[args.env]["n_timesteps"]
+        n_timesteps = read_entries(str(file))[args.env]["n_timesteps"]
         lines.append(f"- `{file.name}`: {n_timesteps:,} steps")
     lines += ["", f"{args.episodes} deterministic episodes for each seed, one thread each. {machine()}", ""]
     lines += ["| settings | seed | mean return | standard deviation | training, s |", "|---|---|---|---|---|"]

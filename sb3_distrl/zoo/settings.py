@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from torch import nn
 import sb3_distrl
 
 Hyperparams = dict[str, Any]
+
+
+class Loader(yaml.SafeLoader):
+    """Plain YAML, where 1e-4 is a number, as in YAML 1.2, and not text, as in YAML 1.1, which PyYAML reads."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def hyperparams_file(algo: str) -> Path:
@@ -34,7 +42,7 @@ def read_entries(config: str) -> dict[str, Hyperparams]:
     if config.endswith((".yml", ".yaml", ".py")) and not Path(config).is_file():
         raise ValueError(f"conf_file={config} does not exist: name a YAML file, a Python file or a module.")
     if config.endswith((".yml", ".yaml")):
-        entries = yaml.safe_load(Path(config).read_text())
+        entries = yaml.load(Path(config).read_text(), Loader)
     elif config.endswith(".py"):
         variables: dict[str, Any] = {}
         exec(Path(config).read_text(), variables)

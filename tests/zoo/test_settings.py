@@ -187,3 +187,15 @@ def test_entries_are_read(file: str, text: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     Path(file if "." in file else f"{file}.py").write_text(text)
     assert read_entries(file) == {"CartPole-v1": {"gamma": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("1e-05", 1e-5), ("2E6", 2e6), ("-1e+3", -1e3), ("1.5e-4", 1.5e-4), ("lin_1e-4", "lin_1e-4"), ("12", 12)],
+)
+def test_numbers_without_a_point_are_numbers(text: str, value: float | str, tmp_path: Path) -> None:
+    """PyYAML alone takes 1e-4 for text, which rl-zoo3 takes for a schedule."""
+    file = tmp_path / "own.yml"
+    file.write_text(f"CartPole-v1: {{learning_rate: {text}}}\n")
+    assert read_entries(str(file)) == {"CartPole-v1": {"learning_rate": value}}
+    assert type(read_entries(str(file))["CartPole-v1"]["learning_rate"]) is type(value)
