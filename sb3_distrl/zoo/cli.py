@@ -72,25 +72,33 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def check_names(arguments: list[str]) -> None:
+def options(arguments: list[str]) -> argparse.Namespace:
     """
     :param arguments: of a command
-    :raises SystemExit: for an algorithm or environment that nobody knows
+    :return: those of its options that are looked at before rl-zoo3 does, with rl-zoo3's defaults
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--algo")
-    parser.add_argument("--env")
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-f", "--folder")
     parser.add_argument("--gym-packages", nargs="+", default=[])
-    known, _ = parser.parse_known_args(arguments)
+    return parser.parse_known_args(arguments)[0]
+
+
+def check_names(known: argparse.Namespace) -> None:
+    """
+    :param known: options of a command
+    :raises SystemExit: for an algorithm or environment that nobody knows
+    """
     from rl_zoo3.utils import ALGOS
 
-    if known.algo is not None and known.algo not in ALGOS:
+    if known.algo not in ALGOS:
         fail(f"--algo {known.algo} is unknown.{nearest(known.algo, ALGOS)} There are {', '.join(ALGOS)}.")
     for package in known.gym_packages:
         if not importlib.util.find_spec(package):
             fail(f"--gym-packages {package} cannot be imported: install it, or run in the folder that it is in.")
         importlib.import_module(package)
-    if known.env is not None and known.env not in gymnasium.registry:
+    if known.env not in gymnasium.registry:
         if ("NoFrameskip" in known.env or known.env.startswith("ALE/")) and not importlib.util.find_spec("ale_py"):
             fail(f"--env {known.env} needs the Atari games: pip install 'sb3-distrl[atari]'.")
         fail(
@@ -99,17 +107,12 @@ def check_names(arguments: list[str]) -> None:
         )
 
 
-def folder_option(command: str, arguments: list[str]) -> list[str]:
+def folder_option(command: str, known: argparse.Namespace) -> list[str]:
     """
     :param command: one of COMMANDS
-    :param arguments: its options
+    :param known: its options
     :return: an option for the folder that ``train`` writes to, where the agent is there and rl-zoo3's collection is not
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-f", "--folder")
-    parser.add_argument("--algo", default="ppo")
-    parser.add_argument("--env", default="CartPole-v1")
-    known, _ = parser.parse_known_args(arguments)
     if command not in WATCHING or known.folder is not None or Path(PRETRAINED).is_dir():
         return []
     runs = Path("logs", known.algo).glob(f"{known.env.replace('/', '-')}_*")
@@ -124,8 +127,10 @@ def run(command: str, arguments: list[str]) -> None:
     from sb3_distrl.zoo import commands
 
     if command not in commands.PLOTS and not {"-h", "--help"} & set(arguments):
-        check_names(arguments)
-    sys.argv = [f"sb3-distrl {command}", *arguments, *folder_option(command, arguments)]
+        known = options(arguments)
+        check_names(known)
+        arguments = [*arguments, *folder_option(command, known)]
+    sys.argv = [f"sb3-distrl {command}", *arguments]
     if command == "train":
         commands.train(TrainParser)
     elif command in commands.PLOTS:

@@ -132,16 +132,14 @@ class Experiment(ExperimentManager):
                     f"entry={self.entry} is not in {self.config}.{nearest(self.entry, entries)} It has {', '.join(entries)}."
                 )
             name = self.entry
-        elif env_id in entries:
-            name = env_id
         else:
-            name = "atari" if self._is_atari else "minatar" if env_id.startswith("MinAtar/") else "default"
-            if name not in entries:
-                name = "default"
-            if name not in entries:
+            family = "atari" if self._is_atari else "minatar" if env_id.startswith("MinAtar/") else "default"
+            found = [name for name in (env_id, family, "default") if name in entries]
+            if not found:
                 raise ValueError(
                     f"Hyperparameters not found for {self.algo}-{env_id} in {self.config}: add an entry {env_id}."
                 )
+            name = found[0]
         if name != env_id:
             print(f"Using the entry '{name}'")
         if not isinstance(entries[name], dict):

@@ -58,9 +58,10 @@ def describe(trial: FrozenTrial) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
 
 
-def report(study: optuna.Study, algo: str, env_id: str, n_timesteps: int) -> str:
+def report(study: optuna.Study, weights: dict[str, float], algo: str, env_id: str, n_timesteps: int) -> str:
     """
     :param study: with completed trials
+    :param weights: importance of each parameter, if one can tell
     :param algo: name of the algorithm
     :param env_id: name of the environment
     :param n_timesteps: environment steps of each run
@@ -82,7 +83,6 @@ def report(study: optuna.Study, algo: str, env_id: str, n_timesteps: int) -> str
     for trial in best:
         scores = ", ".join(f"{score:.1f}" for score in trial.user_attrs.get("scores", []))
         lines.append(f"| {trial.number} | {trial.value:.1f} | {scores} | {describe(trial)} |")
-    weights = importances(study)
     if weights:
         lines += ["", "| parameter | importance, as Optuna estimates it |", "|---|---|"]
         lines += [f"| {name} | {weight:.2f} |" for name, weight in weights.items()]
@@ -119,11 +119,14 @@ def write_report(
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.yml")]
-    write(files[0], report(study, algo, env_id, n_timesteps))
+    weights = importances(study)
+    write(files[0], report(study, weights, algo, env_id, n_timesteps))
     write(files[1], entry(study, env_id, hyperparams))
     if plots:
         write(stem.with_name("plotly.min.js"), get_plotlyjs())  # once, so that the plots need no network
-        for name in PLOTS if importances(study) else PLOTS.keys() - {"importance"}:
+        for name, draw in PLOTS.items():
+            if name == "importance" and not weights:
+                continue
             files.append(stem.with_name(f"{stem.name}_{name}.html"))
-            write(files[-1], PLOTS[name](study).to_html(include_plotlyjs="plotly.min.js"))
+            write(files[-1], draw(study).to_html(include_plotlyjs="plotly.min.js"))
     return files

@@ -98,7 +98,7 @@ def test_a_study_is_reported(tmp_path: Path) -> None:
 def test_negative_scores_and_zero_are_ranked() -> None:
     values = [-5.0, 0.0, -7.0, 3.0]
     study = study_of(4, lambda trial: values[trial.number])
-    assert shown_trials(report(study, "rainbow", "CartPole-v1", 9)) == [3, 1, 0, 2]
+    assert shown_trials(report(study, {}, "rainbow", "CartPole-v1", 9)) == [3, 1, 0, 2]
 
 
 @pytest.mark.parametrize("n_trials", [1, 2])
@@ -123,7 +123,7 @@ def test_trials_without_scores_of_seeds() -> None:
     """Of a study that rl-zoo3 has begun."""
     study = study_of(0, number)
     study.add_trial(create_trial(value=1.0, params={}, distributions={}))
-    text = report(study, "rainbow", "CartPole-v1", 9)
+    text = report(study, {}, "rainbow", "CartPole-v1", 9)
     assert "| 0 | 1.0 |  |  |" in text and "mean over 1 seed of" in text
     assert yaml.safe_load(entry(study, "CartPole-v1", ENTRY))["CartPole-v1"]["n_timesteps"] == 900
 
