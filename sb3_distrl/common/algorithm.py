@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
-from sb3_distrl.common.metrics import RunningMeans
+from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.resumable import Resumable
 
 Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBufferSamples
@@ -87,7 +87,7 @@ class ValueAlgorithm(Resumable):
         self.beta_fraction = beta_fraction
         self.replay_ratio = replay_ratio
         self._gradient_steps_due = 0.0
-        self._metrics = RunningMeans()
+        self._metrics = RunningMetrics()
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     # Set-up
@@ -340,20 +340,20 @@ class ValueAlgorithm(Resumable):
 
     def _record_metrics(self) -> dict[str, float]:
         """
-        Hand the means since the last log to the logger, as ``train/<name>``.
+        Hand the metrics since the last log to the logger, as ``train/<name>``.
 
         :return: them
         """
-        means = self._metrics.means()
-        for name, value in means.items():
+        metrics = self._metrics.values()
+        for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         if self.prioritized:
             self.logger.record("train/beta", self.beta)
-        return means
+        return metrics
 
     def dump_logs(self) -> None:
         self._record_metrics()
-        self._metrics = RunningMeans()
+        self._metrics = RunningMetrics()
         super().dump_logs()
 
     def learn(

@@ -3,11 +3,14 @@
 import torch as th
 
 
-class RunningMeans:
-    """Means of scalars over gradient steps, without a transfer from the device on each."""
+class RunningMetrics:
+    """
+    Scalars over gradient steps, without a transfer from the device on each: means, but of what is named ``*_min`` the least
+    and of what is named ``*_max`` the greatest.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, th.Tensor] = {}
+        self.totals: dict[str, th.Tensor] = {}
         self.count = 0
 
     def add(self, values: dict[str, th.Tensor]) -> None:
@@ -15,14 +18,22 @@ class RunningMeans:
         :param values: one scalar tensor for each name, the same names on each gradient step
         """
         for name, value in values.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
+            value = value.detach()
+            if name not in self.totals:
+                self.totals[name] = value.clone()  # the next pass of a CUDA graph may overwrite its results
+            elif name.endswith("_min"):
+                self.totals[name] = th.minimum(self.totals[name], value)
+            elif name.endswith("_max"):
+                self.totals[name] = th.maximum(self.totals[name], value)
+            else:
+                self.totals[name] += value
         self.count += 1
 
-    def means(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """
-        :return: the means of all that was added, empty if nothing was; one transfer for all
+        :return: the metrics of all that was added, empty if nothing was; one transfer for all
         """
         if self.count == 0:
             return {}
-        means = (th.stack(list(self.sums.values())) / self.count).tolist()
-        return dict(zip(self.sums, means, strict=True))
+        totals = dict(zip(self.totals, th.stack(list(self.totals.values())).tolist(), strict=True))
+        return {name: total if name.endswith(("_min", "_max")) else total / self.count for name, total in totals.items()}

@@ -31,7 +31,8 @@ class Rainbow(ValueAlgorithm):
     same. The paper does not say whether gradients were clipped; ``max_grad_norm=10`` is DQN Zoo's.
 
     Choose ``v_min`` and ``v_max`` to hold the discounted (and, if so, clipped or normalised) returns: what lies outside is
-    logged as ``train/clipped_mass``, with one warning when it is much.
+    logged as ``train/clipped_mass``, with one warning when it is much, and the range of the targets before they are clipped
+    as ``train/target_min`` and ``train/target_max``.
 
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: environment, or the name of a registered one
@@ -99,7 +100,6 @@ class Rainbow(ValueAlgorithm):
             exploration_final_eps = 0.0 if noisy else 0.01
         arguments = {name: value for name, value in locals().items() if name not in ("self", "noisy", "__class__")}
         self._warned_of_clipping = False
-        self._target_range = (th.tensor(th.inf), th.tensor(-th.inf))
         super().__init__(**arguments)
 
     def _next_outputs(self, next_obs: PyTorchObs) -> th.Tensor:
@@ -135,38 +135,24 @@ class Rainbow(ValueAlgorithm):
         log_probs = logits.log_softmax(dim=1)
         losses = cross_entropy(target_probs, log_probs)
         divergence = (losses.detach() - entropy(target_probs)).clamp(min=0.0)
-        self._see_targets(target_atoms, next_probs)
-        metrics = {"clipped_mass": clipped_mass(target_atoms, next_probs, support).mean()}
+        visible = next_probs > VISIBLE_ATOM_MASS
+        metrics = {
+            "clipped_mass": clipped_mass(target_atoms, next_probs, support).mean(),
+            "target_min": target_atoms.where(visible, th.inf).min(),
+            "target_max": target_atoms.where(visible, -th.inf).max(),
+        }
         return Loss(losses, divergence, log_probs.detach().exp() @ support, metrics)
 
-    def _see_targets(self, atoms: th.Tensor, probs: th.Tensor) -> None:
-        """
-        Keep the range of targets for the warning.
-
-        :param atoms: shape [B, Z]
-        :param probs: shape [B, Z]
-        """
-        visible = probs > VISIBLE_ATOM_MASS
-        low, high = self._target_range
-        self._target_range = (
-            th.minimum(atoms.where(visible, th.inf).min(), low.to(atoms.device)),
-            th.maximum(atoms.where(visible, -th.inf).max(), high.to(atoms.device)),
-        )
-
     def _record_metrics(self) -> dict[str, float]:
-        means = super()._record_metrics()
-        if means.get("clipped_mass", 0.0) > VISIBLE_CLIPPED_MASS and not self._warned_of_clipping:
+        metrics = super()._record_metrics()
+        if metrics.get("clipped_mass", 0.0) > VISIBLE_CLIPPED_MASS and not self._warned_of_clipping:
             self._warned_of_clipping = True
-            low, high = (float(end) for end in self._target_range)
             support = self.q_net.support
             warnings.warn(
-                f"{means['clipped_mass']:.0%} of the target distributions' mass lies outside [v_min, v_max] = "
-                f"[{support[0]:g}, {support[-1]:g}]; targets from {low:.3g} to {high:.3g} were seen, and as they build on "
-                "clipped ones, returns may reach further. Set policy_kwargs=dict(v_min=..., v_max=...) to the range of the "
-                "discounted returns, or normalise rewards.",
+                f"{metrics['clipped_mass']:.0%} of the target distributions' mass lies outside [v_min, v_max] = "
+                f"[{support[0]:g}, {support[-1]:g}]; targets from {metrics['target_min']:.3g} to "
+                f"{metrics['target_max']:.3g} were seen, and as they build on clipped ones, returns may reach further. Set "
+                "policy_kwargs=dict(v_min=..., v_max=...) to the range of the discounted returns, or normalise rewards.",
                 UserWarning,
             )
-        return means
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_target_range"]
+        return metrics

@@ -30,7 +30,8 @@ PRIORITIZED = {"train/beta", "train/weight_mean"}
 
 def expected_names(model: Any) -> set[str]:
     names = COMMON | (PRIORITIZED if model.prioritized else set())
-    return names | ({"train/clipped_mass"} if getattr(model.q_net, "distributional", False) else set())
+    categorical = {"train/clipped_mass", "train/target_min", "train/target_max"}
+    return names | (categorical if getattr(model.q_net, "distributional", False) else set())
 
 
 @pytest.mark.parametrize("name", SETTINGS)
