@@ -72,6 +72,7 @@ def assert_same_run(ours: BaseAlgorithm, theirs: BaseAlgorithm, total: int = TOT
     :param theirs: of SB3 or sb3-contrib
     :param total: environment steps
     """
+    ours.overlap = False
     initial = [parameter.clone() for network in networks(ours) for parameter in network.parameters()]
     for model in (ours, theirs):
         model.set_random_seed(11)
@@ -102,7 +103,7 @@ def dqn_and_rainbow(
     :param shared: arguments of both
     :return: both models, with the same parameters
     """
-    dqn_net = {**net, "optimizer_kwargs": dict(eps=1.5e-4)}  # what Rainbow takes unless told otherwise
+    dqn_net = {**net, "optimizer_kwargs": dict(eps=1.5e-4, fused=True)}  # what Rainbow takes unless told otherwise
     dqn = DQN(policy, env_fn(), policy_kwargs=dqn_net, **{**SETTINGS, **shared, **dqn_only})
     rainbow = Rainbow(policy, env_fn(), policy_kwargs={**net, **OFF_NET}, **{**SETTINGS, **OFF, **shared, **ours_only})
     copy_in_order(dqn.q_net, rainbow.q_net)
@@ -125,7 +126,7 @@ def test_rainbow_is_dqn(buffer: str, tau: float) -> None:
 
 def test_rainbow_is_dqn_without_further_ado() -> None:
     """Rainbow's own choice of a buffer draws in another order, but one seed makes the same networks."""
-    dqn = DQN("MlpPolicy", cart_pole(), policy_kwargs=dict(optimizer_kwargs=dict(eps=1.5e-4)), **SETTINGS)
+    dqn = DQN("MlpPolicy", cart_pole(), policy_kwargs=dict(optimizer_kwargs=dict(eps=1.5e-4, fused=True)), **SETTINGS)
     rainbow = Rainbow("MlpPolicy", cart_pole(), n_steps=1, policy_kwargs=OFF_NET, **{**SETTINGS, **OFF})
     for one, other in zip(rainbow.q_net.parameters(), dqn.q_net.parameters(), strict=True):
         assert th.equal(one, other), "one seed gives the same initial parameters"

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
-from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples
+from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.sum_tree import SumTree
 from sb3_distrl.checks import check_at_least, check_finite, check_fraction, check_memory
@@ -335,7 +335,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         last_rows = window[np.arange(len(indices)), last]
         return PrioritizedReplayBufferSamples(
             observations=self._take(OBS, rows, envs, env),
-            actions=self.to_torch(self.actions[rows, envs]),
+            actions=to_device(self.actions[rows, envs], self.device),
             next_observations=self._take(NEXT, last_rows, envs, env),
             dones=self._column(self._dones[last_rows, envs] & ~self.timeouts[last_rows, envs]),
             rewards=self._column(returns),
@@ -354,15 +354,15 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """
         taken = self._normalize_obs(self.stored.take(rows, envs, which), env)
         if isinstance(taken, dict):
-            return {key: self.to_torch(array, copy=False) for key, array in taken.items()}
-        return self.to_torch(taken, copy=False)
+            return {key: to_device(array, self.device) for key, array in taken.items()}
+        return to_device(taken, self.device)
 
     def _column(self, values: np.ndarray) -> th.Tensor:
         """
         :param values: shape [B]
         :return: float32 on the device, shape [B, 1]
         """
-        return self.to_torch(values.astype(np.float32)[:, None], copy=False)
+        return to_device(values.astype(np.float32)[:, None], self.device)
 
     # Checking
 

@@ -23,3 +23,13 @@ class PrioritizedReplayBufferSamples(NamedTuple):
     discounts: th.Tensor
     weights: th.Tensor
     indices: np.ndarray
+
+
+def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
+    """
+    :param array: that nobody else changes
+    :param device: where to
+    :return: a tensor of it there; to CUDA it goes from pinned memory, while the CPU goes on
+    """
+    tensor = th.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

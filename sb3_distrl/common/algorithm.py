@@ -17,8 +17,9 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.common.acceleration import channels_last, check_compiler, check_precision, compiled, keep_freed_memory
 from sb3_distrl.common.metrics import RunningMetrics
-from sb3_distrl.common.resumable import Resumable
+from sb3_distrl.common.overlap import Overlapping
 
 Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBufferSamples
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
@@ -35,7 +36,7 @@ class Loss(NamedTuple):
     metrics: dict[str, th.Tensor]
 
 
-class ValueAlgorithm(Resumable):
+class ValueAlgorithm(Overlapping):
     """
     Value-based learning in SB3: sampling, weighting, exploration, replay ratio, logging. Subclasses bring the loss.
 
@@ -54,6 +55,11 @@ class ValueAlgorithm(Resumable):
         ``gradient_steps``, and ``train_freq`` says after how many vectorised steps those that are due are done.
         SB3's ``train_freq`` counts vectorised steps: with ``replay_ratio=None``, 8 environments train 8 times less per
         transition than 1
+    :param overlap: do gradient steps while the environments step, see :class:`~sb3_distrl.common.overlap.Overlapping`;
+        with SubprocVecEnv both run side by side. ``False`` is SB3's order
+    :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
+        and projections in float32), which is faster where the processor computes in it
+    :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
     :raises ValueError: for arguments out of range
     """
 
@@ -69,6 +75,9 @@ class ValueAlgorithm(Resumable):
         beta_final: float,
         beta_fraction: float,
         replay_ratio: float | None,
+        overlap: bool,
+        precision: str,
+        compile: bool,
         verbose: int,
         **dqn_arguments: Any,
     ) -> None:
@@ -86,6 +95,9 @@ class ValueAlgorithm(Resumable):
         self.beta_final = beta_final
         self.beta_fraction = beta_fraction
         self.replay_ratio = replay_ratio
+        self.overlap = overlap
+        self.precision = precision
+        self.compile = compile
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
@@ -94,6 +106,8 @@ class ValueAlgorithm(Resumable):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = PrioritizedDictReplayBuffer if is_dict else PrioritizedReplayBuffer
@@ -121,8 +135,7 @@ class ValueAlgorithm(Resumable):
 
     def _has_images(self) -> bool:
         space = self.observation_space
-        parts = space.values() if isinstance(space, spaces.Dict) else [space]
-        return any(is_image_space(part) for part in parts)
+        return any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
 
     def _check_arguments(self) -> None:
         """
@@ -154,6 +167,9 @@ class ValueAlgorithm(Resumable):
                     f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
                     "set only one of them."
                 )
+        check_precision(self.precision, self.device)
+        if self.compile:
+            check_compiler(self.device)
         buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
         self._check_priorities(buffer_class)
         self._check_buffer_settings(buffer_class)
@@ -289,13 +305,7 @@ class ValueAlgorithm(Resumable):
         if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 
-    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
-        """
-        Do gradient steps on batches from the replay buffer.
-
-        :param gradient_steps: how many; with ``replay_ratio``, those that are due are done instead
-        :param batch_size: transitions in each
-        """
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
         if self.replay_ratio is not None:
             gradient_steps = int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
             self._gradient_steps_due -= gradient_steps
@@ -311,11 +321,16 @@ class ValueAlgorithm(Resumable):
     def _sample(self, batch_size: int) -> Samples:
         assert self.replay_buffer is not None
         kwargs = dict(beta=self.beta) if self.prioritized else {}
-        return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs)
+        batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs)
+        if self.device.type == "cpu":
+            obs, next_obs = channels_last(batch.observations), channels_last(batch.next_observations)
+            batch = batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
+        return batch
 
     def _gradient_step(self, batch: Samples) -> None:
         discounts = self.gamma if batch.discounts is None else batch.discounts
-        losses, priorities, q_values, metrics = self._loss(batch, (1 - batch.dones) * discounts)
+        loss_fn = compiled(type(self)._loss, self.device.type) if self.compile else type(self)._loss
+        losses, priorities, q_values, metrics = loss_fn(self, batch, (1 - batch.dones) * discounts)
         if self.prioritized:
             assert isinstance(batch, PrioritizedReplayBufferSamples)
             weights = batch.weights.squeeze(1)
@@ -328,7 +343,8 @@ class ValueAlgorithm(Resumable):
         loss.backward()
         parameters = list(self.q_net.parameters())
         grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.max_grad_norm is not None:
+        # On CUDA, looking at the norm would wait for it
+        if self.max_grad_norm is not None and (self.device.type == "cuda" or grad_norm > self.max_grad_norm):
             th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
         self.policy.optimizer.step()
 

@@ -15,6 +15,22 @@ from torch import nn
 from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
 
 
+def adam_arguments(
+    optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None, eps: float
+) -> dict[str, Any] | None:
+    """
+    :param optimizer_class: class of the optimizer
+    :param given: its arguments, if some are given
+    :param eps: of the algorithm's paper
+    :return: for Adam, the arguments with what is not given: ``eps``, where nothing is, and the implementation that updates
+        all of a parameter in one pass over the memory; for other optimizers what is given
+    """
+    if optimizer_class is not th.optim.Adam:
+        return given
+    arguments = dict(eps=eps) if given is None else given
+    return arguments if "foreach" in arguments else {"fused": True, **arguments}
+
+
 class ValueNetwork(BasePolicy):
     """
     Features, then the shared hidden layers, then the head with the last hidden layer.
@@ -95,7 +111,7 @@ class ValuePolicy(DQNPolicy):
         itself, and [64, 64] otherwise
     :param features_extractor_class: ``None`` takes the policy's default
     :param optimizer_kwargs: arguments of the optimizer other than the learning rate; with the default optimizer, Adam,
-        ``None`` sets the eps of the algorithm's paper
+        ``None`` sets the eps of the algorithm's paper. Adam is fused unless ``fused=False`` or ``foreach`` is given
     :param net_kwargs: arguments of ``network_class``
     """
 
@@ -122,8 +138,7 @@ class ValuePolicy(DQNPolicy):
         features_extractor_class = features_extractor_class or self.default_features_extractor
         if net_arch is None:
             net_arch = HIDDEN.get(features_extractor_class, [64, 64])
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = dict(eps=self.adam_eps)
+        optimizer_kwargs = adam_arguments(optimizer_class, optimizer_kwargs, self.adam_eps)
         self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks
         super().__init__(
             observation_space,

@@ -1,6 +1,7 @@
 """Quantile regression (Dabney et al. 2018a, QR-DQN; Dabney et al. 2018b, IQN)."""
 
 import torch as th
+from torch.nn import functional as F
 
 
 def quantile_midpoints(n: int, device: th.device | str | None = None) -> th.Tensor:
@@ -28,11 +29,10 @@ def quantile_huber_loss(quantiles: th.Tensor, targets: th.Tensor, taus: th.Tenso
     :return: one loss per sample, shape [B]
     """
     assert quantiles.ndim == targets.ndim == 2 and taus.shape in (quantiles.shape, quantiles.shape[1:])
-    errors = targets.detach()[:, None, :] - quantiles[:, :, None]  # [B, N, M]
-    distance = errors.abs()
-    if kappa > 0:
-        huber = th.where(distance <= kappa, 0.5 * errors.square() / kappa, distance - 0.5 * kappa)
-    else:
-        huber = distance
-    tilt = (taus[..., None] - (errors.detach() < 0).float()).abs()  # [B, N, M]
+    quantiles, targets, taus = quantiles[:, :, None], targets.detach()[:, None, :], taus[..., None]
+    shape = (len(quantiles), quantiles.shape[1], targets.shape[2])  # [B, N, M]
+    huber = F.smooth_l1_loss(
+        quantiles.expand(shape), targets.expand(shape), reduction="none", beta=kappa
+    )  # huber_kappa / kappa
+    tilt = th.where(targets < quantiles, 1 - taus, taus)  # [B, N, M]
     return (tilt * huber).mean(dim=2).sum(dim=1)

@@ -8,6 +8,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_distrl.checks import check_at_least
+from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
 from sb3_distrl.functional import of_actions, quantile_huber_loss
 from sb3_distrl.iqn.policies import CnnPolicy, IQNNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
@@ -32,8 +33,8 @@ class IQN(ValueAlgorithm):
         noisy=False``, see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
-    others in SB3's DQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
+    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -71,6 +72,9 @@ class IQN(ValueAlgorithm):
         beta_final: float = 1.0,
         beta_fraction: float = 1.0,
         replay_ratio: float | None = None,
+        overlap: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
         kappa: float = 1.0,
         exploration_fraction: float = 0.005,
         exploration_initial_eps: float = 1.0,
@@ -92,27 +96,30 @@ class IQN(ValueAlgorithm):
         super()._check_arguments()
         check_at_least("kappa", self.kappa, 0, "use 1, or 0 for quantile regression without Huber's smoothing")
 
-    def _targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
+    def _quantiles(self, batch: Samples, taus: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         :param batch: n-step transitions
-        :param bootstrap: shape [B, 1]
-        :return: samples of the target distribution (equation 2), shape [B, M]
+        :param taus: fractions, shape [B, N]
+        :return: the online network's quantiles of the actions taken, shape [B, N], and the target network's, without
+            gradient, of the greedy actions in the next state, shape [B, M] (equation 2)
         """
-        features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
-        if self.double_q:
-            selecting = self.q_net.sampled_q_values(self.q_net.encode(batch.next_observations, Noise.SHARED), Noise.SHARED)
-        else:
-            selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED)
-        actions = selecting.argmax(dim=1)
-        taus = th.rand(len(actions), self.policy.n_target_quantiles, device=self.device)
-        quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
-        return batch.rewards + bootstrap * of_actions(quantiles, actions)
+        with autocast(self.precision, self.device):
+            quantiles = self.q_net(batch.observations, taus, Noise.SHARED)  # [B, N, A]
+            with th.no_grad():
+                features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
+                if self.double_q:
+                    own = self.q_net.encode(batch.next_observations, Noise.SHARED)
+                    selecting = self.q_net.sampled_q_values(own, Noise.SHARED)
+                else:
+                    selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED)
+                target_taus = th.rand(len(taus), self.policy.n_target_quantiles, device=self.device)
+                next_quantiles = self.q_net_target.quantiles(features, target_taus, Noise.SHARED)  # [B, M, A]
+        actions = batch.actions.long().squeeze(1)
+        return of_actions(quantiles, actions), of_actions(next_quantiles, selecting.argmax(dim=1))
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        with th.no_grad():
-            targets = self._targets(batch, bootstrap)  # [B, M]
-        actions = batch.actions.long().squeeze(1)
-        taus = th.rand(len(actions), self.policy.n_quantiles, device=self.device)
-        quantiles = of_actions(self.q_net(batch.observations, taus, Noise.SHARED), actions)  # [B, N]
+        taus = th.rand(len(batch.actions), self.policy.n_quantiles, device=self.device)
+        quantiles, next_quantiles = self._quantiles(batch, taus)
+        targets = batch.rewards + bootstrap * next_quantiles  # [B, M]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})

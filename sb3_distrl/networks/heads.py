@@ -74,9 +74,9 @@ class Head(nn.Module):
         """
         :param x: shape [B, ..., in_features]
         :param noise: see :class:`Noise`
-        :return: shape [B, ..., A, Z]
+        :return: float32 whatever the precision of the layers, shape [B, ..., A, Z]
         """
-        return self.stream(x, noise).unflatten(-1, (self.n_actions, self.n_outputs))
+        return self.stream(x, noise).float().unflatten(-1, (self.n_actions, self.n_outputs))
 
 
 class DuelingHead(Head):
@@ -106,5 +106,5 @@ class DuelingHead(Head):
         :return: shape [B, ..., A, Z]
         """
         advantages = super().forward(x, noise)  # [B, ..., A, Z]
-        values = self.value_stream(x, noise).unsqueeze(-2)  # [B, ..., 1, Z]
+        values = self.value_stream(x, noise).float().unsqueeze(-2)  # [B, ..., 1, Z]
         return values + advantages - advantages.mean(dim=-2, keepdim=True)

@@ -60,6 +60,6 @@ class NoisyLinear(nn.Linear):
         if noise is Noise.OFF:
             return mean
         rows = (x.shape[0] if noise is Noise.PER_ROW else 1,) + (1,) * (x.ndim - 2)
-        noise_in = factorised_noise(*rows, self.in_features, device=x.device)
-        noise_out = factorised_noise(*rows, self.out_features, device=x.device)
+        noise_in = factorised_noise(*rows, self.in_features, device=x.device).to(x.dtype)
+        noise_out = factorised_noise(*rows, self.out_features, device=x.device).to(mean.dtype)
         return mean + noise_out * F.linear(x * noise_in, self.weight_sigma, self.bias_sigma)

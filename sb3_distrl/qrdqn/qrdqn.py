@@ -1,5 +1,6 @@
 """QR-DQN (Dabney et al. 2018a)."""
 
+from copy import copy
 from typing import Any, ClassVar
 
 import torch as th
@@ -9,7 +10,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_distrl.checks import check_at_least
+from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.common.policies import adam_arguments
 from sb3_distrl.functional import of_actions, quantile_huber_loss, quantile_midpoints
 
 
@@ -26,8 +29,8 @@ class QRDQN(ValueAlgorithm):
     :param policy_kwargs: ``n_quantiles=200``, and what SB3's DQN takes; Adam's eps is 0.01 / batch_size unless given
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
-    others in sb3-contrib's QRDQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
+    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's QRDQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -65,6 +68,9 @@ class QRDQN(ValueAlgorithm):
         beta_final: float = 1.0,
         beta_fraction: float = 1.0,
         replay_ratio: float | None = None,
+        overlap: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
         exploration_fraction: float = 0.005,
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.01,
@@ -78,8 +84,11 @@ class QRDQN(ValueAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         policy_kwargs = dict(policy_kwargs or {})
-        if "optimizer_class" not in policy_kwargs:
-            policy_kwargs.setdefault("optimizer_kwargs", dict(eps=0.01 / max(batch_size, 1)))
+        policy_kwargs["optimizer_kwargs"] = adam_arguments(
+            policy_kwargs.get("optimizer_class", th.optim.Adam),
+            policy_kwargs.get("optimizer_kwargs"),
+            eps=0.01 / max(batch_size, 1),
+        )
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
     def _check_arguments(self) -> None:
@@ -90,14 +99,27 @@ class QRDQN(ValueAlgorithm):
         self.q_net = self.quantile_net = self.policy.quantile_net
         self.q_net_target = self.quantile_net_target = self.policy.quantile_net_target
         self.n_quantiles = self.policy.n_quantiles
+        for network in (self.q_net, self.q_net_target):  # sb3-contrib's reads n, and torch.compile takes numpy's for a tensor
+            network.action_space = copy(network.action_space)
+            network.action_space.n = int(network.action_space.n)  # type: ignore[assignment]
+
+    def _quantiles(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: n-step transitions
+        :return: the online network's quantiles of the actions taken, and the target network's, without gradient, of the
+            greedy actions in the next state; both of shape [B, N]
+        """
+        with autocast(self.precision, self.device):
+            quantiles = self.q_net(batch.observations).float()  # [B, N, A]
+            with th.no_grad():
+                next_quantiles = self.q_net_target(batch.next_observations).float()
+                selecting = self.q_net(batch.next_observations).float() if self.double_q else next_quantiles
+        next_actions = selecting.mean(dim=1).argmax(dim=1)
+        return of_actions(quantiles, batch.actions.long().squeeze(1)), of_actions(next_quantiles, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        with th.no_grad():
-            next_quantiles = self.q_net_target(batch.next_observations)  # [B, N, A]
-            selecting = self.q_net(batch.next_observations) if self.double_q else next_quantiles
-            next_actions = selecting.mean(dim=1).argmax(dim=1)
-            targets = batch.rewards + bootstrap * of_actions(next_quantiles, next_actions)  # [B, N]
-        quantiles = of_actions(self.q_net(batch.observations), batch.actions.long().squeeze(1))  # [B, N]
+        quantiles, next_quantiles = self._quantiles(batch)
+        targets = batch.rewards + bootstrap * next_quantiles  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, quantile_midpoints(self.n_quantiles, self.device))
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
+from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
 from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, of_actions, project_categorical
 from sb3_distrl.networks import Noise
@@ -43,8 +44,8 @@ class Rainbow(ValueAlgorithm):
         v_max=10.0``, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction`` and ``replay_ratio`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all
-    others in SB3's DQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
+    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -81,6 +82,9 @@ class Rainbow(ValueAlgorithm):
         beta_final: float = 1.0,
         beta_fraction: float = 1.0,
         replay_ratio: float | None = None,
+        overlap: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
         exploration_fraction: float = 0.00125,
         exploration_initial_eps: float | None = None,
         exploration_final_eps: float | None = None,
@@ -102,21 +106,22 @@ class Rainbow(ValueAlgorithm):
         self._warned_of_clipping = False
         super().__init__(**arguments)
 
-    def _next_outputs(self, next_obs: PyTorchObs) -> th.Tensor:
+    def _outputs(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:
         """
-        :param next_obs: shape [B, ...]
-        :return: the target network's outputs for the greedy actions, shape [B, Z]
+        :param batch: n-step transitions
+        :return: the online network's outputs for the actions taken, and the target network's, without gradient, for the
+            greedy actions in the next state; both of shape [B, Z]
         """
-        outputs = self.q_net_target(next_obs, Noise.SHARED)  # [B, A, Z]
-        selecting = self.q_net(next_obs, Noise.SHARED) if self.double_q else outputs
-        actions = self.q_net.mean(selecting).argmax(dim=1)
-        return of_actions(outputs.mT, actions)
+        with autocast(self.precision, self.device):
+            outputs = self.q_net(batch.observations, Noise.SHARED)  # [B, A, Z]
+            with th.no_grad():
+                next_outputs = self.q_net_target(batch.next_observations, Noise.SHARED)
+                selecting = self.q_net(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
+        next_actions = self.q_net.mean(selecting).argmax(dim=1)
+        return of_actions(outputs.mT, batch.actions.long().squeeze(1)), of_actions(next_outputs.mT, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        with th.no_grad():
-            next_outputs = self._next_outputs(batch.next_observations)  # [B, Z]
-        actions = batch.actions.long().squeeze(1)
-        outputs = of_actions(self.q_net(batch.observations, Noise.SHARED).mT, actions)  # [B, Z]
+        outputs, next_outputs = self._outputs(batch)
         loss = self._categorical_loss if self.q_net.distributional else self._scalar_loss
         return loss(outputs, next_outputs, batch.rewards, bootstrap)
 

@@ -1,0 +1,84 @@
+"""Gradient steps in less time: what the algorithms' ``precision`` and ``compile`` stand for, and layouts of memory."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
+LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines (mallopt(3))
+
+
+def check_precision(precision: str, device: th.device) -> None:
+    """
+    :param precision: of the passes through the networks
+    :param device: that they are on
+    :raises ValueError: if it is unknown, or not to be had on the device
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}.")
+    available = th.amp.is_autocast_available(device.type)
+    if precision == "bf16" and not (available and (device.type != "cuda" or th.cuda.is_bf16_supported())):
+        raise ValueError(f"precision='bf16' is not to be had on device={device}: use precision='float32'.")
+
+
+def autocast(precision: str, device: th.device) -> AbstractContextManager[Any]:
+    """
+    :param precision: of the passes through the networks
+    :param device: that they are on
+    :return: context for these passes; their results may be of that precision
+    """
+    return nullcontext() if precision == "float32" else th.autocast(device.type, PRECISIONS[precision])
+
+
+@cache
+def compiled(function: Callable, device_type: str) -> Callable:
+    """
+    :param function: on tensors, without side effects
+    :param device_type: where they are; on CUDA the function is recorded as a graph, so that its kernels start at once
+    :return: the same, compiled when it is called; kept here and not by its users, so that these can be copied and saved
+    """
+    return th.compile(function, mode="reduce-overhead" if device_type == "cuda" else None)
+
+
+def _twice(x: th.Tensor) -> th.Tensor:
+    return 2 * x
+
+
+def check_compiler(device: th.device) -> None:
+    """
+    :param device: to compile for
+    :raises ValueError: if torch.compile does not work here
+    """
+    try:
+        compiled(_twice, device.type)(th.ones(2, device=device))
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"compile=True does not work for device={device} here ({first_line}): use compile=False, or install what "
+            "torch.compile needs, which is a C++ compiler such as g++ with Python's headers on a CPU, and triton on CUDA."
+        ) from error
+
+
+def channels_last(obs: PyTorchObs) -> PyTorchObs:
+    """
+    :param obs: shape [B, ...], or a dict of such
+    :return: the same; images [B, C, H, W] with channels side by side in memory, as convolutions are fastest on a CPU
+    """
+    if isinstance(obs, dict):
+        return {key: channels_last(part) for key, part in obs.items()}  # type: ignore[misc]
+    return obs.contiguous(memory_format=th.channels_last) if obs.ndim == 4 else obs
+
+
+def keep_freed_memory() -> None:
+    """
+    Have glibc's malloc keep what is freed, up to twice 32 MiB, for the next gradient step.
+
+    It returns the top of the heap to the system when that is larger than twice the largest block that was ever mapped and
+    freed; gradients of large layers are then mapped anew, page by page, on each gradient step. Freeing one large block,
+    which nobody has touched, is the documented way to raise that threshold; other allocators do not mind.
+    """
+    th.empty(LARGEST_DYNAMIC_MMAP_THRESHOLD - 2**16, dtype=th.uint8)

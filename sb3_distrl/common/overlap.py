@@ -1,0 +1,87 @@
+"""Gradient steps while the environments step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_distrl.common.resumable import Resumable
+
+
+class WhileStepping(VecEnvWrapper):
+    """
+    Environments whose step does something else while they work: those in other processes side by side with it.
+
+    :param venv: environments
+    :param work: what is to be done between sending the actions and waiting for what comes of them
+    """
+
+    def __init__(self, venv: VecEnv, work: Callable[[], None]) -> None:
+        super().__init__(venv)
+        self.work = work
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        try:
+            self.work()
+        except BaseException:
+            try:
+                self.venv.step_wait()  # or its result would be taken for that of whatever is asked next
+            except (EOFError, OSError):
+                pass  # Ctrl-C has ended the processes of the environments as well
+            raise
+        return self.venv.step_wait()
+
+
+class Overlapping(Resumable):
+    """
+    SB3's loop with ``overlap``: the gradient steps that are due after a rollout are done during the first step of the next.
+
+    They are the same gradient steps on the same transitions, in the same order with updates of the target network,
+    callbacks and counters; only the action of that first step is chosen by the parameters before them. The last ones of a
+    ``learn()`` are not put off.
+    """
+
+    overlap: bool
+    _put_off = 0  # gradient steps to do during the next environment step
+    _putting_off = False  # what train() is asked for next
+    _while_stepping: WhileStepping | None = None
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
+        """Collect transitions, as in SB3, and do gradient steps meanwhile that were put off."""
+        self._putting_off = False
+        if self.overlap:
+            if self._while_stepping is None or self._while_stepping.venv is not env:
+                self._while_stepping = WhileStepping(env, self._catch_up)
+            env = self._while_stepping
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        self._putting_off = self.overlap and rollout.continue_training and self.num_timesteps < self._total_timesteps
+        return rollout
+
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        """
+        Do gradient steps on batches from the replay buffer; with ``overlap``, those that ``learn()`` asks for come later.
+
+        :param gradient_steps: how many; with ``replay_ratio``, those that are due are done instead
+        :param batch_size: transitions in each
+        """
+        if self._putting_off:
+            self._put_off, self._putting_off = gradient_steps, False
+        else:
+            self._train(gradient_steps, batch_size)
+
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
+        raise NotImplementedError
+
+    def _catch_up(self) -> None:
+        gradient_steps, self._put_off = self._put_off, 0
+        if gradient_steps > 0:
+            self._train(gradient_steps, self.batch_size)
+            self.policy.set_training_mode(False)  # as SB3 has it while it collects
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_while_stepping"]
