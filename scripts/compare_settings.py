@@ -19,20 +19,21 @@ from sb3_distrl.zoo.settings import read_entries
 EVAL_SEED = 10_000
 
 
-def train(algo: str, env_id: str, file: Path, seed: int, folder: Path) -> tuple[Path, float]:
+def train(algo: str, env_id: str, seed: int, folder: Path, options: list[str]) -> tuple[Path, float]:
     """
     :param algo: name of the algorithm
     :param env_id: name of the environment
-    :param file: with an entry for it
     :param seed: seed
     :param folder: for the run, which is not repeated if it is there
+    :param options: further ones of sb3-distrl train
     :return: the saved model, and the seconds that it took to train
     """
-    model, seconds = folder / algo / f"{env_id}_1" / f"{env_id}.zip", folder / "seconds"
+    name = env_id.replace("/", "-")
+    model, seconds = folder / algo / f"{name}_1" / f"{name}.zip", folder / "seconds"
     if not seconds.exists():
         start = time.perf_counter()
-        command = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", env_id, "--conf-file", str(file)]
-        command += ["--seed", str(seed), "-f", str(folder), "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1"]
+        command = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", env_id, "--seed", str(seed)]
+        command += ["-f", str(folder), "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1", *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         seconds.write_text(str(time.perf_counter() - start))
@@ -56,7 +57,14 @@ def main() -> None:
     results = {}
     with ThreadPoolExecutor(args.processes) as pool:
         futures = {
-            pool.submit(train, args.algo, args.env, file, seed, args.runs / args.algo / file.stem / str(seed)): (file, seed)
+            pool.submit(
+                train,
+                args.algo,
+                args.env,
+                seed,
+                args.runs / args.algo / file.stem / str(seed),
+                ["--conf-file", str(file)],
+            ): (file, seed)
             for file, seed in jobs
         }
         for future in tqdm(as_completed(futures), total=len(jobs), desc="runs"):

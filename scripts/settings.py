@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTranspose
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.envs import register_minatar
 
 ROOT = Path(__file__).resolve().parent.parent
 ALGORITHMS: dict[str, type[ValueAlgorithm]] = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
@@ -58,6 +59,8 @@ def make_env(
     :return: environments, with SB3's preprocessing and four stacked, channel-first frames for Atari
     """
     kwargs.update(n_envs=n_envs, seed=seed, monitor_dir=None if monitor_dir is None else str(monitor_dir))
+    if env_id.startswith("MinAtar/"):
+        register_minatar()
     if not is_atari(env_id):
         return make_vec_env(env_id, **kwargs)
     gymnasium.register_envs(ale_py)
