@@ -1,0 +1,191 @@
+"""Gradient steps while the environments step: the same ones as in SB3's order, and nothing is left half done."""
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from sb3_distrl import IQN, QRDQN, Rainbow
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from tests.common.envs import CountingEnv, make_env, vec_env
+from tests.common.settings import make, snapshot
+
+ALGORITHMS = [Rainbow, IQN, QRDQN]
+
+
+def fingerprint(network: th.nn.Module) -> float:
+    return float(sum(parameter.detach().double().abs().sum() for parameter in network.parameters()))
+
+
+def gradient_steps(model: Any, totals: list[int]) -> list[tuple[Any, ...]]:
+    """
+    :param model: any
+    :param totals: environment steps to learn for, one learn() after the other
+    :return: of each gradient step, all that it depends on but the actions in the buffer and what is drawn
+    """
+    seen = []
+    gradient_step = model._gradient_step
+
+    def keep(batch: Any) -> None:
+        buffer, group = model.replay_buffer, model.policy.optimizer.param_groups[0]
+        target_updates = model._n_calls // max(model.target_update_interval // model.n_envs, 1)
+        seen.append((buffer._added, model.num_timesteps, target_updates, model.beta, group["lr"], len(batch.rewards)))
+        assert model.policy.training
+        gradient_step(batch)
+
+    model._gradient_step = keep
+    for total in totals:
+        model.learn(total)
+    assert model._n_updates == len(seen)
+    return seen
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        dict(train_freq=1),
+        dict(train_freq=4, gradient_steps=3),
+        dict(train_freq=4, gradient_steps=-1),
+        dict(train_freq=2, replay_ratio=0.4),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_same_gradient_steps(algorithm: type[ValueAlgorithm], schedule: dict[str, Any], n_envs: int) -> None:
+    """Also those of the end, where the target network is updated between them, and where learn() is called again."""
+    seen = []
+    for overlap in (False, True):
+        model = make(algorithm, vec_env(n_envs=n_envs), overlap=overlap, target_update_interval=10, **schedule)
+        seen.append(gradient_steps(model, [60, 61]))
+    assert seen[0] == seen[1] and len(seen[0]) > 20
+
+
+def test_one_step_later() -> None:
+    """Actions after gradient steps are chosen by the parameters before them, and all others by the newest."""
+    model = make(Rainbow, learning_starts=8, train_freq=4)
+    chosen_by: list[float] = []
+    predict = model.predict
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        assert not model.policy.training
+        chosen_by.append(fingerprint(model.q_net))
+        return predict(*args, **kwargs)
+
+    model.predict = keep
+    model.learn(20)
+    steps = [now != before for before, now in pairwise(chosen_by)]
+    # Choices from step 8 on are the model's; it learns after steps 12 and 16, during steps 13 and 17
+    assert len(chosen_by) == 12 and [i + 9 for i, changed in enumerate(steps) if changed] == [13, 17]
+
+
+def test_gradient_steps_come_between_sending_and_waiting() -> None:
+    events: list[str] = []
+
+    class Env(DummyVecEnv):
+        def step_async(self, actions: np.ndarray) -> None:
+            events.append("send")
+            super().step_async(actions)
+
+        def step_wait(self) -> Any:
+            events.append("wait")
+            return super().step_wait()
+
+    model = make(IQN, Env([make_env()]), learning_starts=0, train_freq=2)
+    gradient_step = model._gradient_step
+    model._gradient_step = lambda batch: events.append("train") or gradient_step(batch)
+    model.learn(6)
+    rollout = ["send", "wait"]
+    assert events == 2 * rollout + 2 * ["send", "train", "wait", *rollout] + ["train"]
+
+
+def test_environments_and_learner_work_side_by_side() -> None:
+    """Each step and each gradient step takes 30 ms: 20 of both take 1.2 s one after the other."""
+
+    class Slow(CountingEnv):
+        def step(self, action: int) -> Any:
+            time.sleep(0.03)
+            return super().step(action)
+
+    seconds = []
+    for overlap in (False, True):
+        env = SubprocVecEnv([Slow, Slow], start_method="fork")
+        model = make(QRDQN, env, learning_starts=0, train_freq=1, overlap=overlap)
+        model._gradient_step = lambda batch: time.sleep(0.03)
+        start = time.perf_counter()
+        model.learn(40)
+        seconds.append(time.perf_counter() - start)
+        env.close()
+    assert seconds[0] > 1.2 and seconds[1] < 0.85 * seconds[0]
+
+
+def transitions(model: Any) -> list[tuple[int, int, float]]:
+    """:return: of each stored transition of the first environment, in order: episode, step, and by how much it goes on"""
+    buffer = model.replay_buffer
+    obs, next_obs = buffer.observations[: buffer.size(), 0], buffer.next_observations[: buffer.size(), 0]
+    return [(int(o[1]), int(o[2]), float(n[2] - o[2])) for o, n in zip(obs, next_obs, strict=True)]
+
+
+@pytest.mark.parametrize("subproc", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_exception_while_environments_step(error: type[BaseException], subproc: bool) -> None:
+    """What the environments were asked for is taken, so that the next learn() does not take it for its own."""
+    env = SubprocVecEnv([make_env()], start_method="fork") if subproc else DummyVecEnv([make_env()])
+    model = make(Rainbow, env, learning_starts=10, train_freq=1)
+    gradient_step, count = model._gradient_step, iter(range(100))
+
+    def stop(batch: Any) -> None:
+        if next(count) == 5:
+            raise error
+        gradient_step(batch)
+
+    model._gradient_step = stop
+    with pytest.raises(error):
+        model.learn(40)
+    before = model.num_timesteps
+    model.learn(30, reset_num_timesteps=False)
+    assert model.num_timesteps == before + 30
+    assert all(ahead == 1 for _, _, ahead in transitions(model)), "each transition leads to the next step"
+    model.replay_buffer.check_valid()
+    env.close()
+
+
+def test_train_of_the_user_is_not_put_off() -> None:
+    model = make(Rainbow, learning_starts=8, train_freq=4)
+    model.learn(40, callback=lambda *_: model.num_timesteps < 22)
+    before, updates = snapshot(model), model._n_updates
+    model.train(3, batch_size=8)
+    assert model._n_updates == updates + 3
+    assert any(not th.equal(value, before[name]) for name, value in snapshot(model).items())
+
+
+def test_the_last_gradient_steps_are_not_put_off() -> None:
+    for overlap in (False, True):
+        model = make(QRDQN, learning_starts=8, train_freq=4, overlap=overlap)
+        model.learn(16)
+        assert model._n_updates == 2 and model._put_off == 0
+
+
+def test_what_was_put_off_is_saved(tmp_path: Any) -> None:
+    """A callback at the beginning of a rollout sees a model that has gradient steps to do."""
+    model = make(QRDQN, learning_starts=8, train_freq=4)
+    model.learn(18, callback=lambda *_: model.num_timesteps < 17)
+    model._put_off = 2
+    model.save(tmp_path / "model")
+    loaded = QRDQN.load(tmp_path / "model", env=vec_env(), device="cpu")
+    assert loaded._put_off == 2 and loaded._while_stepping is None
+    loaded.replay_buffer = model.replay_buffer
+    updates = loaded._n_updates
+    loaded.learn(1, reset_num_timesteps=False)
+    assert loaded._n_updates >= updates + 2
+
+
+def test_environment_may_be_changed() -> None:
+    model = make(Rainbow, learning_starts=8)
+    model.learn(30)
+    model.set_env(vec_env(first_id=5))
+    model.learn(30, reset_num_timesteps=False)
+    assert {int(obs[0]) for obs in model.replay_buffer.observations[:60, 0]} == {0, 5}
