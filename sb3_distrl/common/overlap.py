@@ -83,5 +83,8 @@ class Overlapping(Resumable):
             self._train(gradient_steps, self.batch_size)
             self.policy.set_training_mode(False)  # as SB3 has it while it collects
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_while_stepping": None}  # so that models can be copied, which SB3's wrappers cannot
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_while_stepping"]
