@@ -30,6 +30,7 @@ ALLOWED = {
 }
 # The only parts that import these
 OPTIONAL = {
+    "ale_py": {"envs"},
     "numba": {"buffers"},
     "ray": {"distributed"},
     "rl_zoo3": {"zoo"},

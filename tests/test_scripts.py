@@ -58,3 +58,16 @@ def test_settings_are_compared(tmp_path: Path) -> None:
     before = [model.stat().st_mtime for model in models]
     run_script("compare_settings.py", *arguments)  # goes on where it was: nothing is left to train
     assert [model.stat().st_mtime for model in models] == before
+
+
+def test_collection_speed(tmp_path: Path) -> None:
+    output = tmp_path / "result.md"
+    run_script("collection_speed.py", "--steps", "3", "--rounds", "2", "--n-envs", "2", "--output", str(output))
+    text = output.read_text()
+    rows = [
+        line.split(" | ")[0].removeprefix("| ")
+        for line in text.splitlines()
+        if line.startswith("| ") and "steps/s" not in line
+    ]
+    assert rows[0] == "DummyVecEnv" and {"SubprocVecEnv", "AtariVecEnv", "ale-py alone"} < set(rows)
+    assert "times the speed of SubprocVecEnv" in text and "of the time of ale-py alone" in text

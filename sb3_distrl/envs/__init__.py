@@ -1,3 +1,4 @@
+from sb3_distrl.envs.atari import AtariVecEnv
 from sb3_distrl.envs.minatar import register_minatar
 
-__all__ = ["register_minatar"]
+__all__ = ["AtariVecEnv", "register_minatar"]

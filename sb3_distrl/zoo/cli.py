@@ -57,6 +57,10 @@ class TrainParser(argparse.ArgumentParser):
         own.add_argument(
             "--n-seeds", type=int, default=1, help="Seeds over which the score of a trial is averaged when tuning (default: 1)"
         )
+        for action in self._actions:
+            if action.dest == "vec_env":
+                action.choices = [*(action.choices or ()), "ale"]
+                action.help = "VecEnv type; ale: ale-py's own for Atari games, in C++, instead of the entry's AtariWrapper"
         parsed = super().parse_args(*args)
         if parsed.n_seeds < 1:
             self.error(f"--n-seeds {parsed.n_seeds} must be at least 1")

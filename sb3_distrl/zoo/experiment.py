@@ -26,8 +26,11 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.envs import AtariVecEnv
 from sb3_distrl.zoo.settings import Hyperparams, Mergeable, hyperparams_file, read_entries
 from sb3_distrl.zoo.study import write_report
+
+ATARI_WRAPPER = f"{AtariWrapper.__module__}.{AtariWrapper.__qualname__}"
 
 
 class TrialOfSeed:
@@ -69,6 +72,7 @@ class Experiment(ExperimentManager):
     - sampled ``policy_kwargs`` are added to those of the entry, instead of replacing all of them
     - ``trial_id`` may be 0
     - frames of Atari games that skip some by themselves are not skipped once more by SB3's wrapper
+    - ``vec_env_type="ale"``: Atari games are played by :class:`~sb3_distrl.envs.AtariVecEnv`, for training and evaluation
     - this library's algorithms go on where they were with ``-i``: with the settings of their run, and schedules and counters
       continued
     - a study ends with files that one can read, see and train from
@@ -83,12 +87,16 @@ class Experiment(ExperimentManager):
         self.conf_file_given = kwargs.get("config") is not None
         if not self.conf_file_given and hyperparams_file(algo).is_file():
             kwargs["config"] = str(hyperparams_file(algo))
+        self.with_ale = kwargs.get("vec_env_type") == "ale"
+        if self.with_ale:
+            kwargs["vec_env_type"] = "dummy"  # rl-zoo3 knows no other
         super().__init__(args, algo, *rest, **kwargs)
         self.n_timesteps_given = self.n_timesteps > 0
         self.entry: str | None = getattr(args, "entry", None)
         self.n_seeds: int = getattr(args, "n_seeds", 1)
         self.study: optuna.Study | None = None
         self.saved_hyperparams: Hyperparams = {}
+        self.ale_kwargs: dict[str, Any] = {}
 
     # Hyperparameters
 
@@ -110,6 +118,8 @@ class Experiment(ExperimentManager):
         if env_kwargs:
             hyperparams["env_kwargs"] = env_kwargs
         self.args.env_kwargs = env_kwargs or None  # saved in args.yml, which rl-zoo3's other commands read
+        if self.with_ale:
+            self.ale_kwargs = self._ale_kwargs(hyperparams)
 
         self.saved_hyperparams = {name: copy.deepcopy(hyperparams[name]) for name in sorted(hyperparams)}
         print("Hyperparameters (those being tuned will be overridden):")
@@ -173,13 +183,10 @@ class Experiment(ExperimentManager):
             return {}
         env_id = self.env_name.gym_id
         frameskip = env_kwargs.get("frameskip", gymnasium.spec(env_id).kwargs.get("frameskip", 1))
-        wrappers = hyperparams.get("env_wrapper") or []
-        wrappers = wrappers if isinstance(wrappers, list) else [wrappers]
         skip = 1
-        for wrapper in wrappers:
-            name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, None)
-            if name in (AtariWrapper, f"{AtariWrapper.__module__}.{AtariWrapper.__qualname__}"):
-                skip = (arguments or {}).get("frame_skip", 4)
+        for name, arguments in self._wrappers(hyperparams):
+            if name == ATARI_WRAPPER:
+                skip = arguments.get("frame_skip", 4)
         if skip == 1 or frameskip == 1:
             return {}
         if "frameskip" in env_kwargs:
@@ -187,6 +194,31 @@ class Experiment(ExperimentManager):
             return {}
         print(f"{env_id} skips {frameskip} frames and AtariWrapper {skip}: using frameskip=1, so that only the wrapper does.")
         return {"frameskip": 1}
+
+    def _wrappers(self, hyperparams: Hyperparams) -> list[tuple[str, dict[str, Any]]]:
+        """:return: names and arguments of the wrappers of an entry"""
+        wrappers = hyperparams.get("env_wrapper") or []
+        named = []
+        for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
+            name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, None)
+            named.append((ATARI_WRAPPER if name is AtariWrapper else str(name), arguments or {}))
+        return named
+
+    def _ale_kwargs(self, hyperparams: Hyperparams) -> dict[str, Any]:
+        """
+        :param hyperparams: of the entry
+        :return: arguments of AtariVecEnv that stand for the wrappers of the entry
+        :raises ValueError: where it does not play the game, or does not do what the wrappers do
+        """
+        if not self._is_atari:
+            raise ValueError(f"--vec-env ale plays Atari games only, not {self.env_name.gym_id}: use dummy or subproc.")
+        wrappers = self._wrappers(hyperparams)
+        if [name for name, _ in wrappers] != [ATARI_WRAPPER] or hyperparams.get("monitor_kwargs"):
+            raise ValueError(
+                f"--vec-env ale stands for env_wrapper={ATARI_WRAPPER} alone, without monitor_kwargs, but the entry has "
+                f"env_wrapper={[name for name, _ in wrappers]}: change it, or use --vec-env dummy or subproc."
+            )
+        return {"n_stack": hyperparams.get("frame_stack") or 1, **wrappers[0][1]}
 
     # Training
 
@@ -213,10 +245,11 @@ class Experiment(ExperimentManager):
         if model.num_timesteps < model._total_timesteps:
             print(f"Interrupted after {model.num_timesteps:,} of {model._total_timesteps:,} steps: -i goes on")
 
-    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """
-        :param args: as in rl-zoo3
-        :param kwargs: as in rl-zoo3
+        :param n_envs: how many
+        :param eval_env: whether they are for evaluation
+        :param no_log: whether the returns of their episodes are not written to files
         :return: environments; those in other processes leave it to the main one to be interrupted
         """
         run, wrapper = copy.copy(self), self.env_wrapper
@@ -225,9 +258,22 @@ class Experiment(ExperimentManager):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             return env if wrapper is None else wrapper(env)
 
-        if self.vec_env_class is SubprocVecEnv:
+        if self.with_ale:
+            run.vec_env_class = partial(self._create_ale, eval_env, no_log)  # type: ignore[assignment]
+            run.frame_stack = None
+        elif self.vec_env_class is SubprocVecEnv:
             run.env_wrapper = wrap
-        return super(Experiment, run).create_envs(*args, **kwargs)
+        return super(Experiment, run).create_envs(n_envs, eval_env, no_log)
+
+    def _create_ale(self, eval_env: bool, no_log: bool, makers: list[Any]) -> AtariVecEnv:
+        """:return: as many environments as rl-zoo3 has makers of others for; it seeds them"""
+        return AtariVecEnv(
+            self.env_name.gym_id,
+            len(makers),
+            env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
+            monitor_dir=None if eval_env or no_log else self.save_path,
+            **self.ale_kwargs,
+        )
 
     # Tuning
 
