@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -11,29 +11,20 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, GymEnv, MaybeCallback, ReplayBufferSamples
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_compiler, check_precision, compiled, keep_freed_memory
+from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.overlap import Overlapping
 
-Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBufferSamples
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
-
-
-class Loss(NamedTuple):
-    """What an algorithm's loss says of a batch; ``metrics`` are further scalars to log as ``train/<name>``."""
-
-    losses: th.Tensor  # [B], with gradient
-    priorities: th.Tensor  # [B], non-negative
-    q_values: th.Tensor  # [B], expected returns of the actions taken
-    metrics: dict[str, th.Tensor]
 
 
 class ValueAlgorithm(Overlapping):
@@ -295,7 +286,7 @@ class ValueAlgorithm(Overlapping):
     @abstractmethod
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         """
-        :param batch: n-step transitions
+        :param batch: n-step transitions, with preprocessed observations
         :param bootstrap: what the value of the next state counts, gamma^n, and 0 after a termination; shape [B, 1]
         :return: losses, priorities and values of the batch
         """
@@ -322,10 +313,16 @@ class ValueAlgorithm(Overlapping):
         assert self.replay_buffer is not None
         kwargs = dict(beta=self.beta) if self.prioritized else {}
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs)
-        if self.device.type == "cpu":
-            obs, next_obs = channels_last(batch.observations), channels_last(batch.next_observations)
-            batch = batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
-        return batch
+        obs, next_obs = self._inputs(batch.observations), self._inputs(batch.next_observations)
+        return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
+
+    def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        :param obs: shape [B, ...]
+        :return: preprocessed, once for all passes, and outside of what is compiled
+        """
+        obs = channels_last(obs) if self.device.type == "cpu" else obs
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
 
     def _gradient_step(self, batch: Samples) -> None:
         discounts = self.gamma if batch.discounts is None else batch.discounts

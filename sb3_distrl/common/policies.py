@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
@@ -79,13 +80,20 @@ class ValueNetwork(BasePolicy):
         self.trunk = MLP(features_dim, net_arch[:-1], None, activation_fn, linear)
         self.head = head(self.trunk.out_features, net_arch[-1:], int(action_space.n), n_outputs, activation_fn, linear)
 
-    def encode(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+    def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         """
         :param obs: observations, shape [B, ...]
+        :return: float tensors, as passes through the network take them: images divided by 255, numbers one-hot
+        """
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+
+    def encode(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param inputs: of :meth:`preprocess`, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
         :return: what the head takes, shape [B, features]
         """
-        return self.trunk(self.extract_features(obs, self.features_extractor), noise)
+        return self.trunk(self.features_extractor(inputs), noise)
 
     @abstractmethod
     def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:

@@ -9,7 +9,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.acceleration import autocast
-from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.functional import of_actions, quantile_huber_loss
 from sb3_distrl.iqn.policies import CnnPolicy, IQNNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_distrl.networks import Noise

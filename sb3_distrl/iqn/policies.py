@@ -40,18 +40,18 @@ class IQNNetwork(ValueNetwork):
         """
         return self.head(features[:, None] * self.embedding(taus), noise).squeeze(-1)
 
-    def forward(self, obs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+    def forward(self, inputs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
         """
-        :param obs: observations, shape [B, ...]
+        :param inputs: preprocessed observations, shape [B, ...]
         :param taus: fractions, shape [B, N]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
         :return: quantile values, shape [B, N, A]
         """
-        return self.quantiles(self.encode(obs, noise), taus, noise)
+        return self.quantiles(self.encode(inputs, noise), taus, noise)
 
     def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
         """Means over the K midpoints of [0, 1], so that equal observations have equal values."""
-        features = self.encode(obs, noise)
+        features = self.encode(self.preprocess(obs), noise)
         taus = quantile_midpoints(self.n_eval_quantiles, features.device).expand(len(features), -1)  # [B, K]
         return self.quantiles(features, taus, noise).mean(dim=1)
 
@@ -69,7 +69,8 @@ class IQNNetwork(ValueNetwork):
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         if deterministic:
             return super()._predict(observation, deterministic)
-        return self.sampled_q_values(self.encode(observation, Noise.PER_ROW), Noise.PER_ROW).argmax(dim=1)
+        features = self.encode(self.preprocess(observation), Noise.PER_ROW)
+        return self.sampled_q_values(features, Noise.PER_ROW).argmax(dim=1)
 
 
 class IQNPolicy(ValuePolicy):

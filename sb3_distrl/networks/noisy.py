@@ -7,6 +7,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+MANY_ROWS = 64  # building a noisy weight matrix takes about as long as multiplying this many rows by one more
+
 
 class Noise(Enum):
     """Which noise a forward pass uses. It is an argument of the pass, not a mode of the module: SB3 acts in eval mode."""
@@ -33,8 +35,9 @@ class NoisyLinear(nn.Linear):
     Linear layer with factorised Gaussian noise on its weights and biases (Fortunato et al. 2018, equations 9 to 11).
 
     The noisy weight is mu_ij + sigma_ij f(e_i) f(e_j), so the layer's noise on an input x is
-    f(e_out) * (sigma_w (x * f(e_in)) + sigma_b): no noisy weight matrix is ever built, and each row of a batch can have
-    a draw of its own. Every noisy pass draws afresh, so two passes never share noise.
+    f(e_out) * (sigma_w (x * f(e_in)) + sigma_b): each row of a batch can have a draw of its own, without a noisy weight
+    matrix. Where one draw serves many rows, or a compiler fuses it, the matrix is built, which takes less time than the
+    second product. Every noisy pass draws afresh, so two passes never share noise.
 
     ``weight`` and ``bias`` are the means, initialised as in ``nn.Linear``, U(-1/sqrt(p), 1/sqrt(p)) with p inputs, which
     is the paper's choice; the sigmas all start at ``noisy_std / sqrt(p)``.
@@ -56,10 +59,15 @@ class NoisyLinear(nn.Linear):
         :param noise: which noise to draw
         :return: shape [B, ..., out_features]
         """
-        mean = F.linear(x, self.weight, self.bias)
         if noise is Noise.OFF:
-            return mean
-        rows = (x.shape[0] if noise is Noise.PER_ROW else 1,) + (1,) * (x.ndim - 2)
-        noise_in = factorised_noise(*rows, self.in_features, device=x.device).to(x.dtype)
-        noise_out = factorised_noise(*rows, self.out_features, device=x.device).to(mean.dtype)
-        return mean + noise_out * F.linear(x * noise_in, self.weight_sigma, self.bias_sigma)
+            return F.linear(x, self.weight, self.bias)
+        shared = noise is Noise.SHARED
+        rows = (1 if shared else x.shape[0],) + (1,) * (x.ndim - 2)
+        noise_in = factorised_noise(*rows, self.in_features, device=x.device)
+        noise_out = factorised_noise(*rows, self.out_features, device=x.device)
+        if shared and (th.compiler.is_compiling() or x.shape[:-1].numel() > MANY_ROWS):
+            noise_in, noise_out = noise_in.flatten(), noise_out.flatten()
+            weight = th.addcmul(self.weight, self.weight_sigma, th.outer(noise_out, noise_in))
+            return F.linear(x, weight, th.addcmul(self.bias, self.bias_sigma, noise_out))
+        mean = F.linear(x, self.weight, self.bias)
+        return mean + noise_out.to(mean.dtype) * F.linear(x * noise_in.to(x.dtype), self.weight_sigma, self.bias_sigma)

@@ -1,17 +1,17 @@
 """QR-DQN (Dabney et al. 2018a)."""
 
-from copy import copy
 from typing import Any, ClassVar
 
 import torch as th
 from sb3_contrib.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
 from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.acceleration import autocast
-from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
 from sb3_distrl.functional import of_actions, quantile_huber_loss, quantile_midpoints
 
@@ -99,9 +99,15 @@ class QRDQN(ValueAlgorithm):
         self.q_net = self.quantile_net = self.policy.quantile_net
         self.q_net_target = self.quantile_net_target = self.policy.quantile_net_target
         self.n_quantiles = self.policy.n_quantiles
-        for network in (self.q_net, self.q_net_target):  # sb3-contrib's reads n, and torch.compile takes numpy's for a tensor
-            network.action_space = copy(network.action_space)
-            network.action_space.n = int(network.action_space.n)  # type: ignore[assignment]
+
+    @staticmethod
+    def _pass(network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
+        """
+        :param network: whose ``forward`` would preprocess its inputs
+        :param inputs: preprocessed observations, shape [B, ...]
+        :return: quantiles in float32, shape [B, N, A]
+        """
+        return network.quantile_net(network.features_extractor(inputs)).unflatten(1, (network.n_quantiles, -1)).float()
 
     def _quantiles(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -110,10 +116,10 @@ class QRDQN(ValueAlgorithm):
             greedy actions in the next state; both of shape [B, N]
         """
         with autocast(self.precision, self.device):
-            quantiles = self.q_net(batch.observations).float()  # [B, N, A]
+            quantiles = self._pass(self.q_net, batch.observations)  # [B, N, A]
             with th.no_grad():
-                next_quantiles = self.q_net_target(batch.next_observations).float()
-                selecting = self.q_net(batch.next_observations).float() if self.double_q else next_quantiles
+                next_quantiles = self._pass(self.q_net_target, batch.next_observations)
+                selecting = self._pass(self.q_net, batch.next_observations) if self.double_q else next_quantiles
         next_actions = selecting.mean(dim=1).argmax(dim=1)
         return of_actions(quantiles, batch.actions.long().squeeze(1)), of_actions(next_quantiles, next_actions)
 

@@ -51,13 +51,13 @@ class RainbowNetwork(ValueNetwork):
         self.distributional = distributional
         self.register_buffer("support", th.linspace(v_min, v_max, n_atoms), persistent=False)
 
-    def forward(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+    def forward(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
         """
-        :param obs: observations, shape [B, ...]
+        :param inputs: preprocessed observations, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
         :return: logits over the atoms, shape [B, A, Z]; values, shape [B, A, 1], where not distributional
         """
-        return self.head(self.encode(obs, noise), noise)
+        return self.head(self.encode(inputs, noise), noise)
 
     def mean(self, outputs: th.Tensor) -> th.Tensor:
         """
@@ -69,7 +69,7 @@ class RainbowNetwork(ValueNetwork):
         return outputs.softmax(dim=-1) @ self.support
 
     def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        return self.mean(self(obs, noise))
+        return self.mean(self(self.preprocess(obs), noise))
 
 
 class RainbowPolicy(ValuePolicy):

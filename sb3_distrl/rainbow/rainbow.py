@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
 from sb3_distrl.common.acceleration import autocast
-from sb3_distrl.common.algorithm import Loss, Samples, ValueAlgorithm
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, of_actions, project_categorical
 from sb3_distrl.networks import Noise
 from sb3_distrl.rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy

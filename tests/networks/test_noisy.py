@@ -5,6 +5,7 @@ import torch as th
 from torch import nn
 
 from sb3_distrl.networks import Noise, NoisyLinear
+from sb3_distrl.networks.noisy import MANY_ROWS
 
 B, N, P, Q = 3, 4, 5, 7  # batch, inner entries, inputs, outputs
 
@@ -163,3 +164,35 @@ def test_gradient_of_sigma_is_the_noise():
     f_in, f_out = (th.tensor([f(e) for e in th.randn(size).tolist()]) for size in (P, Q))
     th.testing.assert_close(layer.bias_sigma.grad, f_out)
     th.testing.assert_close(layer.weight_sigma.grad, th.outer(f_out, f_in * x[0]))
+
+
+@pytest.mark.parametrize("shape", [(MANY_ROWS + 1, P), (MANY_ROWS // 4 + 1, 4, P)])
+def test_the_noisy_matrix_is_the_same_noise(shape):
+    """Many rows are multiplied by a noisy matrix, and one row is not."""
+    layer, x = make_layer(), th.randn(*shape)
+    th.manual_seed(5)
+    together = layer(x, Noise.SHARED)
+    for b in (0, -1):
+        th.manual_seed(5)
+        th.testing.assert_close(layer(x[b][None], Noise.SHARED)[0], together[b])
+    compiled = th.compile(layer, backend="eager")
+    th.manual_seed(5)
+    th.testing.assert_close(compiled(x[:2], Noise.SHARED), together[:2])
+
+
+@pytest.mark.parametrize("rows", [2, MANY_ROWS + 1])
+def test_all_parameters_have_the_same_gradients_either_way(rows):
+    layer, x = make_layer(), th.randn(rows, P)
+    gradients = []
+    for many in (False, True):
+        layer.zero_grad()
+        if many:
+            th.manual_seed(5)
+            layer(x, Noise.SHARED).square().sum().backward()
+        else:
+            for row in x:
+                th.manual_seed(5)
+                layer(row[None], Noise.SHARED).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in layer.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        th.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
