@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from tqdm import tqdm
 
 from sb3_distrl import Rainbow
+from sb3_distrl.envs import AtariVecEnv
 from sb3_distrl.networks import DataEfficientConv
 
 SLEEP = 0.005  # seconds
@@ -56,6 +57,13 @@ def pong(n_envs: int) -> Rainbow:
     return Rainbow("CnnPolicy", env, policy_kwargs=policy_kwargs, **settings(n_envs))
 
 
+def pong_in_threads(n_envs: int) -> Rainbow:
+    """:return: the same, with the games in ale-py's threads"""
+    policy_kwargs = dict(features_extractor_class=DataEfficientConv)
+    env = AtariVecEnv("PongNoFrameskip-v4", n_envs, seed=0)
+    return Rainbow("CnnPolicy", env, policy_kwargs=policy_kwargs, **settings(n_envs))
+
+
 def sleeping(n_envs: int) -> Rainbow:
     """:return: Rainbow with a small network"""
     return Rainbow("MlpPolicy", SubprocVecEnv([Sleeping] * n_envs), **settings(n_envs))
@@ -65,7 +73,11 @@ def settings(n_envs: int) -> dict[str, Any]:
     return dict(buffer_size=20_000, learning_starts=n_envs, train_freq=1, replay_ratio=NEVER, seed=0, device="cpu")
 
 
-TASKS: dict[str, Callable[[int], Rainbow]] = {"Pong": pong, "Sleeping": sleeping}
+TASKS: dict[str, Callable[[int], Rainbow]] = {
+    "Pong, SubprocVecEnv": pong,
+    "Pong, AtariVecEnv": pong_in_threads,
+    "5 ms of sleep, SubprocVecEnv": sleeping,
+}
 
 
 def cpu_seconds() -> float:
@@ -123,7 +135,7 @@ def report(name: str, bench: Bench, rounds: list[dict[str, tuple[float, float]]]
     cores = len(psutil.Process().cpu_affinity())  # type: ignore[arg-type]
     n_envs = bench.model.n_envs
     gradient_steps = bench.replay_ratio * n_envs
-    lines = ["", f"## {name}, {n_envs} environments in as many processes, {gradient_steps:.2f} gradient steps per step", ""]
+    lines = ["", f"## {name}, {n_envs} environments, {gradient_steps:.2f} gradient steps per step", ""]
     lines += ["| | wall, s (median) | CPU, s (median) |", "|---|---:|---:|"]
     for part in rounds[0]:
         wall, cpu = (np.median([each[part][i] for each in rounds]) for i in range(2))
@@ -143,7 +155,7 @@ def report(name: str, bench: Bench, rounds: list[dict[str, tuple[float, float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--n-envs", type=int, nargs="+", default=[16, 4], help="for each task")
+    parser.add_argument("--n-envs", type=int, nargs="+", default=[16, 16, 4], help="for each task")
     parser.add_argument("--steps", type=int, default=150, help="vectorised environment steps in each part of a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "overlap_speed.md")

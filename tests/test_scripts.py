@@ -71,3 +71,44 @@ def test_collection_speed(tmp_path: Path) -> None:
     ]
     assert rows[0] == "DummyVecEnv" and {"SubprocVecEnv", "AtariVecEnv", "ale-py alone"} < set(rows)
     assert "times the speed of SubprocVecEnv" in text and "of the time of ale-py alone" in text
+
+
+def test_speed_is_compared_with_installed_peers(tmp_path: Path) -> None:
+    output = tmp_path / "speed.md"
+    arguments = ["--threads", "1", "--rounds", "2", "--steps", "1", "--buffer", "200", "--output", str(output)]
+    arguments += ["--parts", "learner", "end-to-end", "--families", "rainbow", "--pong-rounds", "1", "--pong-steps", "8"]
+    run_script("benchmark_speed.py", *arguments, "--contenders", "sb3_distrl", "CleanRL")
+    result = output.read_text()
+    assert "CleanRL is left out: give the path of its rainbow_atari.py" in result
+    assert result.count("| sb3_distrl |") == 2  # a gradient step, and Pong
+
+
+def test_memory_is_compared(tmp_path: Path) -> None:
+    output = tmp_path / "speed.md"
+    arguments = ["--parts", "memory", "--families", "dqn", "--buffer", "200", "--output", str(output)]
+    run_script("benchmark_speed.py", *arguments, "--contenders", "SB3 DQN")
+    assert "| dqn | SB3 DQN |" in output.read_text()
+
+
+def test_bare_floor_of_every_family() -> None:
+    arguments = ["--rounds", "1", "--steps", "1", "--batch-size", "3", "--ways", "floor*bf16"]
+    printed = run_script("speed_floor.py", *arguments)
+    rows = [line.split(" ms")[0].rsplit(maxsplit=1)[0] for line in printed.splitlines() if line.startswith("floor")]
+    assert rows == ["floor, bf16"] * 4
+
+
+def test_overlap_speed(tmp_path: Path) -> None:
+    output = tmp_path / "overlap.md"
+    arguments = ["--tasks", "5 ms of sleep, SubprocVecEnv", "--n-envs", "2", "--steps", "10", "--rounds", "2"]
+    run_script("overlap_speed.py", *arguments, "--output", str(output))
+    text = output.read_text()
+    assert "2 environments" in text and text.count("the longest of collection, training") == 2
+
+
+def test_learning_is_compared(tmp_path: Path) -> None:
+    output = tmp_path / "learning.md"
+    arguments = ["--env", "CartPole-v1", "--steps", "1100", "--train-freq", "4", "--seeds", "1", "2", "--episodes", "1"]
+    variants = ["--variants", "overlap", "overlap, bf16", "--runs", str(tmp_path / "runs")]
+    run_script("learning_unchanged.py", *arguments, *variants, "--output", str(output))
+    rows = [line for line in output.read_text().splitlines() if line.startswith("| overlap")]
+    assert len(rows) == 2 and all(row.count("±") == 2 for row in rows)
