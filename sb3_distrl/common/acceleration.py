@@ -12,19 +12,6 @@ PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
 LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines (mallopt(3))
 
 
-def check_precision(precision: str, device: th.device) -> None:
-    """
-    :param precision: of the passes through the networks
-    :param device: that they are on
-    :raises ValueError: if it is unknown, or not to be had on the device
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}.")
-    available = th.amp.is_autocast_available(device.type)
-    if precision == "bf16" and not (available and (device.type != "cuda" or th.cuda.is_bf16_supported())):
-        raise ValueError(f"precision='bf16' is not to be had on device={device}: use precision='float32'.")
-
-
 def autocast(precision: str, device: th.device) -> AbstractContextManager[Any]:
     """
     :param precision: of the passes through the networks
@@ -63,6 +50,22 @@ def check_compiler(device: th.device) -> None:
         ) from error
 
 
+def check_acceleration(precision: str, compile: bool, device: th.device) -> None:
+    """
+    :param precision: of the passes through the networks
+    :param compile: whether torch.compile is to be used
+    :param device: that they are on
+    :raises ValueError: if the precision is unknown, or if one of them is not to be had on the device
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}.")
+    available = th.amp.is_autocast_available(device.type)
+    if precision == "bf16" and not (available and (device.type != "cuda" or th.cuda.is_bf16_supported())):
+        raise ValueError(f"precision='bf16' is not to be had on device={device}: use precision='float32'.")
+    if compile:
+        check_compiler(device)
+
+
 def channels_last(obs: PyTorchObs) -> PyTorchObs:
     """
     :param obs: shape [B, ...], or a dict of such
@@ -70,7 +73,21 @@ def channels_last(obs: PyTorchObs) -> PyTorchObs:
     """
     if isinstance(obs, dict):
         return {key: channels_last(part) for key, part in obs.items()}  # type: ignore[misc]
-    return obs.contiguous(memory_format=th.channels_last) if obs.ndim == 4 else obs
+    return th.stack(obs.unbind(1), dim=-1).permute(0, 3, 1, 2) if obs.ndim == 4 else obs  # faster than contiguous()
+
+
+def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
+    """
+    :param network: whose gradients are scaled down, if they are longer
+    :param max_norm: how long all of them may be together; ``None`` leaves them as they are
+    :return: how long they were
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    norm = th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    # Another pass over the memory; on CUDA, looking at the norm would wait for it
+    if max_norm is not None and (norm.device.type == "cuda" or norm > max_norm):
+        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def keep_freed_memory() -> None:

@@ -17,13 +17,14 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
-from sb3_distrl.common.acceleration import channels_last, check_compiler, check_precision, compiled, keep_freed_memory
+from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.overlap import Overlapping
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
+NORM_EVERY = 10  # gradient steps between norms of gradients, where none are clipped: a pass over the memory for a log
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
 
 
@@ -158,9 +159,7 @@ class ValueAlgorithm(Overlapping):
                     f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
                     "set only one of them."
                 )
-        check_precision(self.precision, self.device)
-        if self.compile:
-            check_compiler(self.device)
+        check_acceleration(self.precision, self.compile, self.device)
         buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
         self._check_priorities(buffer_class)
         self._check_buffer_settings(buffer_class)
@@ -338,16 +337,13 @@ class ValueAlgorithm(Overlapping):
 
         self.policy.optimizer.zero_grad()
         loss.backward()
-        parameters = list(self.q_net.parameters())
-        grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # On CUDA, looking at the norm would wait for it
-        if self.max_grad_norm is not None and (self.device.type == "cuda" or grad_norm > self.max_grad_norm):
-            th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        if self.max_grad_norm is not None or self._metrics.count % NORM_EVERY == 0:
+            metrics = {**metrics, "grad_norm": clip_gradients(self.q_net, self.max_grad_norm)}
         self.policy.optimizer.step()
 
         if self.prioritized:
             self.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[union-attr]
-        self._metrics.add({"loss": loss, "q_mean": q_values.mean(), "grad_norm": grad_norm, **metrics})
+        self._metrics.add({"loss": loss, "q_mean": q_values.mean(), **metrics})
 
     # Logging and saving
 

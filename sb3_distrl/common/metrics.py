@@ -1,5 +1,7 @@
 """Training metrics that wait on the device until somebody reads them."""
 
+from collections import Counter
+
 import torch as th
 
 
@@ -11,11 +13,12 @@ class RunningMetrics:
 
     def __init__(self) -> None:
         self.totals: dict[str, th.Tensor] = {}
+        self.counts: Counter[str] = Counter()
         self.count = 0
 
     def add(self, values: dict[str, th.Tensor]) -> None:
         """
-        :param values: one scalar tensor for each name, the same names on each gradient step
+        :param values: of a gradient step, one scalar tensor for each name
         """
         for name, value in values.items():
             value = value.detach()
@@ -27,6 +30,7 @@ class RunningMetrics:
                 self.totals[name] = th.maximum(self.totals[name], value)
             else:
                 self.totals[name] += value
+        self.counts.update(values.keys())
         self.count += 1
 
     def values(self) -> dict[str, float]:
@@ -36,4 +40,6 @@ class RunningMetrics:
         if self.count == 0:
             return {}
         totals = dict(zip(self.totals, th.stack(list(self.totals.values())).tolist(), strict=True))
-        return {name: total if name.endswith(("_min", "_max")) else total / self.count for name, total in totals.items()}
+        return {
+            name: total if name.endswith(("_min", "_max")) else total / self.counts[name] for name, total in totals.items()
+        }

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 
 from sb3_distrl import IQN, QRDQN, Rainbow
-from sb3_distrl.common.acceleration import check_compiler
+from sb3_distrl.common.acceleration import check_compiler, clip_gradients
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss
 from tests.common.batches import B, hand_made_batch, scramble
@@ -190,7 +190,18 @@ except ValueError as error:
     assert "use compile=False, or install" in result.stdout
 
 
-# Memory
+# Gradients and memory
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5, 100.0])
+def test_gradients_are_clipped_as_torch_does(max_norm: float | None) -> None:
+    networks = [scramble(make(QRDQN), seed=4, scale=1.0).q_net for _ in range(2)]
+    for network in networks:
+        (3 * network(th.ones(2, 3)).sum()).backward()
+    expected = th.nn.utils.clip_grad_norm_(networks[1].parameters(), th.inf if max_norm is None else max_norm)
+    assert th.equal(clip_gradients(networks[0], max_norm), expected) and expected > 1
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None) and (one.grad is None or th.equal(one.grad, other.grad))
 
 
 @pytest.mark.parametrize("kind", ["image", "dict"])

@@ -14,7 +14,8 @@ import torch as th
 from stable_baselines3.common.logger import configure
 
 from sb3_distrl import IQN, QRDQN, Rainbow
-from sb3_distrl.common.algorithm import LOG_EVERY, ValueAlgorithm
+from sb3_distrl.common.algorithm import LOG_EVERY, NORM_EVERY, ValueAlgorithm
+from sb3_distrl.common.metrics import RunningMetrics
 from tests.common.settings import SETTINGS, expected_updates, make, record
 
 COMMON = {
@@ -88,6 +89,28 @@ def test_logged_values_are_means_since_the_last_log(train_freq: int, log_interva
             assert line["train/loss"] == pytest.approx(sum(losses[before:now]) / (now - before), rel=1e-5)
 
 
+def test_metrics_of_some_gradient_steps() -> None:
+    """Means over the steps that had them, and ends of ranges."""
+    metrics = RunningMetrics()
+    for step in range(5):
+        some = {"norm": th.tensor(float(step))} if step % 2 == 0 else {}
+        metrics.add(
+            {"loss": th.tensor(step + 1.0), "a_min": th.tensor(3.0 - step), "a_max": th.tensor(-abs(step - 2.0)), **some}
+        )
+    assert metrics.values() == {"loss": 3.0, "a_min": -1.0, "a_max": 0.0, "norm": 2.0}
+    assert RunningMetrics().values() == {}
+
+
+def test_gradients_are_measured_now_and_then_where_they_are_not_clipped() -> None:
+    model = make(QRDQN, max_grad_norm=None, learning_starts=20)
+    model.learn(20)
+    model.train(NORM_EVERY + 1, batch_size=8)
+    assert model._metrics.counts["grad_norm"] == 2 and model._metrics.counts["loss"] == NORM_EVERY + 1
+    model.max_grad_norm = 10.0
+    model.train(3, batch_size=8)
+    assert model._metrics.counts["grad_norm"] == 5
+
+
 @pytest.mark.parametrize("algorithm", [Rainbow, IQN, QRDQN])
 def test_beta_and_epsilon_follow_their_schedules(algorithm: type[ValueAlgorithm]) -> None:
     model = make(
@@ -151,10 +174,10 @@ def test_nothing_is_read_from_the_device_on_each_gradient_step(name: str, monkey
     model.dump_logs()
     callers.clear()
     model.train(gradient_steps=LOG_EVERY - 1, batch_size=8)
-    clips = callers.pop("sb3_distrl.common.algorithm: __bool__", 0)  # looks at the norm, on a CPU alone
+    clips = callers.pop("sb3_distrl.common.acceleration: __bool__", 0)  # looks at the norm, on a CPU alone
     assert not callers and clips == (LOG_EVERY - 1 if model.max_grad_norm is not None else 0)
     model.train(gradient_steps=1, batch_size=8)
-    callers.pop("sb3_distrl.common.algorithm: __bool__", 0)
+    callers.pop("sb3_distrl.common.acceleration: __bool__", 0)
     assert callers.pop("sb3_distrl.common.metrics: tolist") == 1, "one transfer for all metrics"
     assert not callers
 
