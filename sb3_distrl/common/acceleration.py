@@ -25,10 +25,19 @@ def autocast(precision: str, device: th.device) -> AbstractContextManager[Any]:
 def compiled(function: Callable, device_type: str) -> Callable:
     """
     :param function: on tensors, without side effects
-    :param device_type: where they are; on CUDA the function is recorded as a graph, so that its kernels start at once
+    :param device_type: where they are; on CUDA the function is recorded as a graph, whose kernels start at once, and what it
+        returns is overwritten by the next call
     :return: the same, compiled when it is called; kept here and not by its users, so that these can be copied and saved
     """
-    return th.compile(function, mode="reduce-overhead" if device_type == "cuda" else None)
+    if device_type != "cuda":
+        return th.compile(function)
+    graph = th.compile(function, mode="reduce-overhead")
+
+    def replay(*args: Any) -> Any:
+        th.compiler.cudagraph_mark_step_begin()
+        return graph(*args)
+
+    return replay
 
 
 def _twice(x: th.Tensor) -> th.Tensor:
