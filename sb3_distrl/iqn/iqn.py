@@ -97,30 +97,29 @@ class IQN(ValueAlgorithm):
         super()._check_arguments()
         check_at_least("kappa", self.kappa, 0, "use 1, or 0 for quantile regression without Huber's smoothing")
 
-    def _quantiles(self, batch: Samples, taus: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
         """
         :param batch: n-step transitions
-        :param taus: fractions, shape [B, N]
-        :return: the online network's quantiles of the actions taken, shape [B, N], and the target network's, without
-            gradient, of the greedy actions in the next state, shape [B, M] (equation 2)
+        :param bootstrap: shape [B, 1]
+        :return: samples of the target distribution (equation 2), shape [B, M]
         """
         with autocast(self.precision, self.device):
-            quantiles = self.q_net(batch.observations, taus, Noise.SHARED)  # [B, N, A]
-            with th.no_grad():
-                features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
-                if self.double_q:
-                    own = self.q_net.encode(batch.next_observations, Noise.SHARED)
-                    selecting = self.q_net.sampled_q_values(own, Noise.SHARED)
-                else:
-                    selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED)
-                target_taus = th.rand(len(taus), self.policy.n_target_quantiles, device=self.device)
-                next_quantiles = self.q_net_target.quantiles(features, target_taus, Noise.SHARED)  # [B, M, A]
-        actions = batch.actions.long().squeeze(1)
-        return of_actions(quantiles, actions), of_actions(next_quantiles, selecting.argmax(dim=1))
+            features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
+            if self.double_q:
+                own = self.q_net.encode(batch.next_observations, Noise.SHARED)
+                selecting = self.q_net.sampled_q_values(own, Noise.SHARED)
+            else:
+                selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED)
+            taus = th.rand(len(selecting), self.policy.n_target_quantiles, device=self.device)
+            quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
+        return batch.rewards + bootstrap * of_actions(quantiles, selecting.argmax(dim=1))
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        taus = th.rand(len(batch.actions), self.policy.n_quantiles, device=self.device)
-        quantiles, next_quantiles = self._quantiles(batch, taus)
-        targets = batch.rewards + bootstrap * next_quantiles  # [B, M]
+        with th.no_grad():
+            targets = self._targets(batch, bootstrap)  # [B, M]; first, so that its memory is free for the pass with gradients
+        taus = th.rand(len(targets), self.policy.n_quantiles, device=self.device)
+        with autocast(self.precision, self.device):
+            quantiles = self.q_net(batch.observations, taus, Noise.SHARED)  # [B, N, A]
+        quantiles = of_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})

@@ -36,7 +36,7 @@ def test_loss(double_q: bool, kappa: float) -> None:
     losses = loss.losses.tolist()
 
     th.manual_seed(11)
-    taus, choosing_taus, target_taus = th.rand(B, N), th.rand(B, K), th.rand(B, M)
+    choosing_taus, target_taus, taus = th.rand(B, K), th.rand(B, M), th.rand(B, N)
     with th.no_grad():
         online_choices = model.q_net(batch.next_observations, choosing_taus).tolist()  # [B][K][A]
         target_choices = model.q_net_target(batch.next_observations, choosing_taus).tolist()
