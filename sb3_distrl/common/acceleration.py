@@ -6,9 +6,9 @@ from functools import cache
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.type_aliases import PyTorchObs
 
 PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
+MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would quietly not compile any more
 LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines (mallopt(3))
 
 
@@ -29,15 +29,16 @@ def compiled(function: Callable, device_type: str) -> Callable:
         returns is overwritten by the next call
     :return: the same, compiled when it is called; kept here and not by its users, so that these can be copied and saved
     """
-    if device_type != "cuda":
-        return th.compile(function)
-    graph = th.compile(function, mode="reduce-overhead")
+    on_cuda = device_type == "cuda"
+    graph = th.compile(function, mode="reduce-overhead" if on_cuda else None)
 
-    def replay(*args: Any) -> Any:
-        th.compiler.cudagraph_mark_step_begin()
-        return graph(*args)
+    def call(*args: Any) -> Any:
+        if on_cuda:
+            th.compiler.cudagraph_mark_step_begin()
+        with th._dynamo.config.patch(recompile_limit=MOST_VARIANTS, accumulated_recompile_limit=MOST_VARIANTS):
+            return graph(*args)
 
-    return replay
+    return call
 
 
 def _twice(x: th.Tensor) -> th.Tensor:
@@ -75,14 +76,12 @@ def check_acceleration(precision: str, compile: bool, device: th.device) -> None
         check_compiler(device)
 
 
-def channels_last(obs: PyTorchObs) -> PyTorchObs:
+def channels_last(images: th.Tensor) -> th.Tensor:
     """
-    :param obs: shape [B, ...], or a dict of such
-    :return: the same; images [B, C, H, W] with channels side by side in memory, as convolutions are fastest on a CPU
+    :param images: shape [B, C, H, W]
+    :return: the same, with channels side by side in memory, as convolutions are fastest on a CPU
     """
-    if isinstance(obs, dict):
-        return {key: channels_last(part) for key, part in obs.items()}  # type: ignore[misc]
-    return th.stack(obs.unbind(1), dim=-1).permute(0, 3, 1, 2) if obs.ndim == 4 else obs  # faster than contiguous()
+    return th.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)  # faster than contiguous()
 
 
 def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:

@@ -21,6 +21,7 @@ from sb3_distrl.common.acceleration import channels_last, check_acceleration, cl
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.overlap import Overlapping
+from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
@@ -320,7 +321,8 @@ class ValueAlgorithm(Overlapping):
         :param obs: shape [B, ...]
         :return: preprocessed, once for all passes, and outside of what is compiled
         """
-        obs = channels_last(obs) if self.device.type == "cpu" else obs
+        if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
+            obs = channels_last(obs)  # type: ignore[arg-type]
         return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
 
     def _gradient_step(self, batch: Samples) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -15,24 +17,29 @@ class WhileStepping(VecEnvWrapper):
     Environments whose step does something else while they work: those in other processes side by side with it.
 
     :param venv: environments
-    :param work: what is to be done between sending the actions and waiting for what comes of them
     """
 
-    def __init__(self, venv: VecEnv, work: Callable[[], None]) -> None:
-        super().__init__(venv)
-        self.work = work
+    work: Callable[[], None] | None = None  # what is to be done between sending actions and waiting for what comes of them
 
     def reset(self) -> VecEnvObs:
         return self.venv.reset()
 
+    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        if type(self.venv).step is VecEnv.step:
+            return super().step(actions)
+        if self.work is not None:  # the environments' own step does not part sending from waiting
+            self.work()
+        return self.venv.step(actions)
+
     def step_wait(self) -> VecEnvStepReturn:
         try:
-            self.work()
+            if self.work is not None:
+                self.work()
         except BaseException:
             try:
                 self.venv.step_wait()  # or its result would be taken for that of whatever is asked next
-            except (EOFError, OSError):
-                pass  # Ctrl-C has ended the processes of the environments as well
+            except Exception:
+                pass  # Ctrl-C may have ended the processes of the environments, too; it is what the caller has to know
             raise
         return self.venv.step_wait()
 
@@ -41,9 +48,12 @@ class Overlapping(Resumable):
     """
     SB3's loop with ``overlap``: the gradient steps that are due after a rollout are done during the first step of the next.
 
-    They are the same gradient steps on the same transitions, in the same order with updates of the target network,
-    callbacks and counters; only the action of that first step is chosen by the parameters before them. The last ones of a
-    ``learn()`` are not put off.
+    They are the same gradient steps on the same transitions, in the same order with updates of the target network, callbacks
+    at each step and counters; only the action of that first step is chosen by the parameters before them, which are also
+    those that a callback sees at the beginning of a rollout. The last ones of a ``learn()`` are not put off.
+
+    Gradient steps must not ask the environments for anything meanwhile; those with SB3's ``HerReplayBuffer`` do, and keep
+    SB3's order.
     """
 
     overlap: bool
@@ -54,12 +64,17 @@ class Overlapping(Resumable):
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
         """Collect transitions, as in SB3, and do gradient steps meanwhile that were put off."""
         self._putting_off = False
-        if self.overlap:
-            if self._while_stepping is None or self._while_stepping.venv is not env:
-                self._while_stepping = WhileStepping(env, self._catch_up)
-            env = self._while_stepping
-        rollout = super().collect_rollouts(env, *args, **kwargs)
-        self._putting_off = self.overlap and rollout.continue_training and self.num_timesteps < self._total_timesteps
+        if not self.overlap or isinstance(self.replay_buffer, HerReplayBuffer):
+            self._catch_up()  # a model may have been saved with gradient steps put off
+            return super().collect_rollouts(env, *args, **kwargs)
+        if self._while_stepping is None or self._while_stepping.venv is not env:
+            self._while_stepping = WhileStepping(env)
+        self._while_stepping.work = self._catch_up
+        try:
+            rollout = super().collect_rollouts(self._while_stepping, *args, **kwargs)
+        finally:
+            self._while_stepping.work = None  # or the model, and its replay buffer, would be part of a cycle
+        self._putting_off = rollout.continue_training and self.num_timesteps < self._total_timesteps
         return rollout
 
     def train(self, gradient_steps: int, batch_size: int = 32) -> None:
@@ -79,7 +94,7 @@ class Overlapping(Resumable):
 
     def _catch_up(self) -> None:
         gradient_steps, self._put_off = self._put_off, 0
-        if gradient_steps > 0:
+        if gradient_steps > 0 and self.replay_buffer.size() > 0:  # type: ignore[union-attr]  # one may load a model without it
             self._train(gradient_steps, self.batch_size)
             self.policy.set_training_mode(False)  # as SB3 has it while it collects
 

@@ -100,13 +100,22 @@ class QRDQN(ValueAlgorithm):
         self.q_net_target = self.quantile_net_target = self.policy.quantile_net_target
         self.n_quantiles = self.policy.n_quantiles
 
-    @staticmethod
-    def _pass(network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
+    @property
+    def _own_forward(self) -> bool:
+        """Whether somebody's network does something else than sb3-contrib's."""
+        return type(self.q_net).forward is not QuantileNetwork.forward
+
+    def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
+        return obs if self._own_forward else super()._inputs(obs)
+
+    def _pass(self, network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
         """
-        :param network: whose ``forward`` would preprocess its inputs
-        :param inputs: preprocessed observations, shape [B, ...]
+        :param network: whose ``forward`` takes observations before they are preprocessed
+        :param inputs: shape [B, ...]
         :return: quantiles in float32, shape [B, N, A]
         """
+        if self._own_forward:
+            return network(inputs).float()
         return network.quantile_net(network.features_extractor(inputs)).unflatten(1, (network.n_quantiles, -1)).float()
 
     def _quantiles(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:

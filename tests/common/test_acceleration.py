@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib.qrdqn import MlpPolicy
+from sb3_contrib.qrdqn.policies import QuantileNetwork
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_distrl import IQN, QRDQN, Rainbow
-from sb3_distrl.common.acceleration import check_compiler, clip_gradients
+from sb3_distrl.common.acceleration import channels_last, check_compiler, clip_gradients
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss
 from tests.common.batches import B, hand_made_batch, scramble
@@ -158,6 +161,7 @@ def test_a_copy_trains_its_own_networks() -> None:
 def test_models_share_what_is_compiled() -> None:
     """Whoever trains many models in one process, as Optuna does, compiles once."""
     code = """
+import torch
 import torch._dynamo.utils as dynamo
 from tests.common.settings import make
 from sb3_distrl import QRDQN, Rainbow
@@ -168,6 +172,12 @@ for algorithm in (Rainbow, QRDQN):
         counts.append(dynamo.counters["stats"]["unique_graphs"])
     assert counts == counts[:1] * 12, counts
 assert not dynamo.counters["graph_break"], dynamo.counters["graph_break"]
+torch.compiler.set_stance(force_backend="eager")  # which guards in the same way
+counts = []
+for i in range(12):
+    make(QRDQN, compile=True, policy_kwargs=dict(net_arch=[8 + i] * (1 + i % 3), n_quantiles=3 + i)).learn(40)
+    counts.append(dynamo.counters["stats"]["unique_graphs"])
+assert len(set(counts)) > 9, counts
 """
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -204,17 +214,48 @@ def test_gradients_are_clipped_as_torch_does(max_norm: float | None) -> None:
         assert (one.grad is None) == (other.grad is None) and (one.grad is None or th.equal(one.grad, other.grad))
 
 
-@pytest.mark.parametrize("kind", ["image", "dict"])
+class Viewing(BaseFeaturesExtractor):
+    """As many people write it: ``view`` needs convolutions whose results lie channels first."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, 8 * 7 * 7)
+        self.convolution = th.nn.Conv2d(1, 8, 5, 5)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        x = th.relu(self.convolution(x))
+        return x.view(x.size(0), -1)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_images_reach_the_networks_channels_last(algorithm: type[ValueAlgorithm], kind: str) -> None:
-    model = make(algorithm, vec_env(kind), kind=kind, learning_starts=60)
+def test_images_lie_channels_last_for_convolutions_that_we_know(algorithm: type[ValueAlgorithm]) -> None:
+    for extractor in (None, Viewing):
+        policy_kwargs = {} if extractor is None else dict(features_extractor_class=extractor)
+        model = make(algorithm, vec_env("image"), kind="image", learning_starts=40, policy_kwargs=policy_kwargs)
+        model.learn(60)
+        raw, channels = model.replay_buffer.sample(4).observations, th.randint(0, 255, (4, 3, 36, 36), dtype=th.uint8)
+        assert th.equal(model._inputs(raw), raw.float() / 255) and th.equal(channels_last(channels), channels)
+        assert (model._inputs(channels).stride(1) == 1) == (extractor is None)
+
+
+class Shifted(QuantileNetwork):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shift = th.nn.Parameter(th.zeros(3))
+
+    def forward(self, obs: Any) -> th.Tensor:
+        return super().forward(obs) + self.shift
+
+
+class ShiftedPolicy(MlpPolicy):
+    def make_quantile_net(self) -> Shifted:
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return Shifted(**net_args).to(self.device)
+
+
+def test_networks_of_ones_own_are_trained_as_they_are() -> None:
+    model = QRDQN(ShiftedPolicy, vec_env("discrete"), learning_starts=20, buffer_size=100, policy_kwargs=dict(n_quantiles=5))
     model.learn(60)
-    batch = model._sample(4)
-    for obs in (batch.observations, batch.next_observations):
-        image = obs["image"] if kind == "dict" else obs
-        assert image.is_contiguous(memory_format=th.channels_last) and image.shape == (4, 1, 36, 36)
-        again = image.contiguous()
-        assert th.equal(again, image)
+    assert model.q_net.shift.grad is not None and model.q_net.shift.abs().min() > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

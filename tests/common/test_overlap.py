@@ -1,16 +1,23 @@
 """Gradient steps while the environments step: the same ones as in SB3's order, and nothing is left half done."""
 
+import gc
 import time
+import weakref
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.callbacks import RollingCheckpointCallback
 from tests.common.envs import CountingEnv, make_env, vec_env
 from tests.common.settings import make, snapshot
 
@@ -189,3 +196,83 @@ def test_environment_may_be_changed() -> None:
     model.set_env(vec_env(first_id=5))
     model.learn(30, reset_num_timesteps=False)
     assert {int(obs[0]) for obs in model.replay_buffer.observations[:60, 0]} == {0, 5}
+
+
+def put_off(tmp_path: Path) -> Path:
+    """:return: a checkpoint with gradient steps to do, and what it was made with"""
+    model = make(QRDQN, learning_starts=20, train_freq=4, gradient_steps=3)
+    model.learn(62, callback=RollingCheckpointCallback(40, tmp_path, keep=9))
+    return tmp_path / "checkpoint_40_steps.zip"
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_gradient_steps_that_were_put_off_are_done_in_either_order(overlap: bool, tmp_path: Path) -> None:
+    model = QRDQN.load_checkpoint(put_off(tmp_path), env=vec_env(), overlap=overlap, device="cpu")
+    assert model._put_off == 3
+    updates = model._n_updates
+    model.learn(4, reset_num_timesteps=False)
+    assert model._put_off == 0 and model._n_updates == updates + 6
+
+
+@pytest.mark.parametrize("reset_num_timesteps", [True, False])
+def test_a_checkpoint_without_its_buffer(reset_num_timesteps: bool, tmp_path: Path) -> None:
+    model = QRDQN.load(put_off(tmp_path), env=vec_env(), device="cpu")
+    model.learn(40, reset_num_timesteps=reset_num_timesteps)
+    assert model._put_off == 0
+
+
+def test_hindsight_buffers_ask_the_environments() -> None:
+    env = SubprocVecEnv([partial(BitFlippingEnv, n_bits=4, continuous=False)] * 2, start_method="fork")
+    model = QRDQN(
+        "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, train_freq=1, learning_starts=20, buffer_size=500
+    )
+    model.learn(60)
+    assert model._n_updates > 10
+    env.close()
+
+
+def test_models_are_freed_without_a_collection() -> None:
+    model = make(QRDQN)
+    model.learn(60)
+    gc.collect()
+    gc.disable()
+    try:
+        buffer = weakref.ref(model.replay_buffer)
+        del model
+        assert buffer() is None
+    finally:
+        gc.enable()
+
+
+def test_environments_with_a_step_of_their_own() -> None:
+    class Env(DummyVecEnv):
+        steps = 0
+
+        def step(self, actions: np.ndarray) -> Any:
+            self.steps += 1
+            return super().step(actions)
+
+    env = Env([make_env()])
+    model = make(QRDQN, env, learning_starts=8, train_freq=4)
+    model.learn(40)
+    assert env.steps == 40 and model._n_updates == 8
+
+
+def test_what_stops_training_is_what_the_caller_sees() -> None:
+    """Also where the environments fail when they are waited for."""
+
+    class Env(CountingEnv):
+        def step(self, action: int) -> Any:
+            if self.episode == 2:
+                raise RuntimeError("of the environment")
+            return super().step(action)
+
+    model = make(QRDQN, DummyVecEnv([Env]), learning_starts=0, train_freq=1)
+
+    def stop(batch: Any) -> None:
+        if model.replay_buffer._added == 11:  # 5 and 6 steps
+            raise KeyboardInterrupt
+
+    model._gradient_step = stop
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(40)
