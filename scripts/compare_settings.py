@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ def train(algo: str, env_id: str, seed: int, folder: Path, options: list[str]) -
     name = env_id.replace("/", "-")
     model, seconds = folder / algo / f"{name}_1" / f"{name}.zip", folder / "seconds"
     if not seconds.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
         start = time.perf_counter()
         command = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", env_id, "--seed", str(seed)]
         command += ["-f", str(folder), "--eval-freq", "-1", "--verbose", "0", "--num-threads", "1", *options]

@@ -50,6 +50,7 @@ def test_settings_are_compared(tmp_path: Path) -> None:
     output = tmp_path / "result.md"
     arguments = ["--algo", "iqn", "--env", "CartPole-v1", "--conf-files", *map(str, files), "--seeds", "3", "4"]
     arguments += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
+    (tmp_path / "runs" / "iqn" / "slow" / "3" / "iqn" / "CartPole-v1_1").mkdir(parents=True)  # of an interrupted run
     run_script("compare_settings.py", *arguments)
     rows = [line for line in output.read_text().splitlines() if line.startswith(("| slow.yml", "| fast.yml"))]
     assert [row.split(" | ")[1] for row in rows] == ["3", "4"] * 2
