@@ -511,7 +511,7 @@ def test_bad_trials_are_pruned_with_any_seed(warmup: int, seen: int, command: Co
     assert len(trial.intermediate_values) == seen and "scores" not in trial.user_attrs
 
 
-OF_ENTRY = dict(net_arch=[8], optimizer_kwargs=dict(eps=1e-3))
+OF_ENTRY = dict(net_arch=[8], optimizer_kwargs=dict(eps=1e-3, fused=True))
 SUPPORT = dict(v_min=0.0, v_max=100.0)
 
 

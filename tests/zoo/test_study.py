@@ -26,7 +26,7 @@ ENTRY: dict[str, Any] = dict(
     n_timesteps=900,
     learning_starts=20,
     buffer_size=1000,
-    policy_kwargs=dict(v_min=-1.0, v_max=7.0, activation_fn=nn.Tanh, optimizer_kwargs=dict(eps=1e-8)),
+    policy_kwargs=dict(v_min=-1.0, v_max=7.0, activation_fn=nn.Tanh, optimizer_kwargs=dict(eps=1e-8, fused=True)),
 )
 PLOTS = {"history", "importance", "parallel", "slices"}
 
@@ -148,7 +148,7 @@ def test_the_entry_loads_and_constructs(algo: str, tmp_path: Path) -> None:
     del loaded["n_timesteps"]
     model = ALGOS[algo](env="CartPole-v1", learning_rate=float(rate), policy_kwargs=policy_kwargs, device="cpu", **loaded)
     assert model.batch_size == 2 ** study.best_params["batch_size_pow"]
-    assert model.policy_kwargs["optimizer_kwargs"] == {"eps": 1e-8}
+    assert model.policy_kwargs["optimizer_kwargs"] == {"eps": 1e-8, "fused": True}
 
 
 TUNING = [
