@@ -53,7 +53,7 @@ class Overlapping(Resumable):
     those that a callback sees at the beginning of a rollout. The last ones of a ``learn()`` are not put off.
 
     Gradient steps must not ask the environments for anything meanwhile; those with SB3's ``HerReplayBuffer`` do, and keep
-    SB3's order.
+    SB3's order. With a VecEnv that has a ``step()`` of its own they are done before it, not side by side.
     """
 
     overlap: bool
