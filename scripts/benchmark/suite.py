@@ -1,0 +1,111 @@
+"""A suite of runs: who trains where, with which settings and seeds, and what is measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3
+import yaml
+
+from sb3_distrl.zoo import register
+from sb3_distrl.zoo.settings import Loader, Mergeable, hyperparams_file, plain, read_entries
+
+FOLDER = Path(__file__).resolve().parent
+register()  # names that hyperparameter files use
+MEASURES = ("evaluation", "training")
+FIELDS = {"measure", "evaluations", "episodes", "window", "frame_skip", "last", "seeds", "steps", "contenders", "reference"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One training.
+
+    :param algo: name of the contender
+    :param env_id: name of the environment
+    :param seed: seed
+    """
+
+    algo: str
+    env_id: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """:return: for its files, below that of the suite"""
+        return Path(self.algo.replace(" ", "_"), self.env_id.replace("/", "-"), str(self.seed))
+
+
+class Suite:
+    """
+    A file of ``suites/``, with these fields:
+
+    - ``measure``: ``evaluation`` by separate episodes, or ``training`` for those of the training itself
+    - ``evaluations``, ``episodes``: how many evaluations, at equal distances, of how many episodes (``evaluation``)
+    - ``window``: steps whose episodes are averaged (``training``)
+    - ``frame_skip``: frames of a step, where the monitor counts frames; 1 by default
+    - ``last``: steps at the end whose mean is the final score; the last row by default
+    - ``seeds``, and ``steps`` of each environment
+    - ``contenders``: by name, each with ``algo`` as on the command line; ``entry``, the name of one in the algorithm's
+      hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it
+
+    :param path: YAML file
+    :raises ValueError: for a file that is no suite
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.stem
+        fields = yaml.load(path.read_text(), Loader)
+        unknown = set(fields) - FIELDS
+        if unknown:
+            raise ValueError(f"{path} has unknown fields {sorted(unknown)}: use {sorted(FIELDS)}.")
+        self.measure: str = fields["measure"]
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure={self.measure} in {path}: use one of {MEASURES}.")
+        self.evaluations: int = fields.get("evaluations", 0)
+        self.episodes: int = fields.get("episodes", 0)
+        self.window: int = fields.get("window", 0)
+        self.frame_skip: int = fields.get("frame_skip", 1)
+        self.last: int = fields.get("last", 0)
+        self.seeds: list[int] = fields["seeds"]
+        self.steps: dict[str, int] = fields["steps"]
+        self.contenders: dict[str, dict[str, Any]] = fields["contenders"]
+        self.reference: dict[str, Any] = fields.get("reference", {})
+
+    @classmethod
+    def named(cls, name: str) -> "Suite":
+        """
+        :param name: of a file in ``suites/``, or a path
+        :return: the suite
+        :raises ValueError: if there is none
+        """
+        path = Path(name) if name.endswith(".yml") else FOLDER / "suites" / f"{name}.yml"
+        if not path.is_file():
+            raise ValueError(f"suite={name} does not exist: use one of {', '.join(names())}, or a YAML file like theirs.")
+        return cls(path)
+
+    def runs(self) -> list[Run]:
+        """:return: all runs, seed by seed, so that each further sitting adds a seed to all"""
+        return [Run(algo, env_id, seed) for seed in self.seeds for env_id in self.steps for algo in self.contenders]
+
+    def settings(self, algo: str, env_id: str) -> dict[str, Any]:
+        """
+        :param algo: name of a contender
+        :param env_id: name of an environment
+        :return: its hyperparameters, as an entry of a YAML file, with the suite's number of steps
+        """
+        contender = self.contenders[algo]
+        entry = contender.get("entry", env_id)
+        if isinstance(entry, str):
+            own = hyperparams_file(contender["algo"])
+            path = own if own.is_file() else Path(rl_zoo3.__file__).parent / "hyperparams" / own.name
+            entry = read_entries(str(path))[entry]
+        settings = Mergeable(entry)
+        settings.update(contender.get("changes", {}))
+        settings["n_timesteps"] = self.steps[env_id]
+        return plain(settings)
+
+
+def names() -> list[str]:
+    """:return: of all suites"""
+    return sorted(path.stem for path in (FOLDER / "suites").glob("*.yml"))
