@@ -51,6 +51,15 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space) -> None:
     action_space.np_random.bit_generator.state = state["action_space"]
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """
+    :param path: of a saved model or a checkpoint
+    :return: whether it is a checkpoint
+    """
+    with zipfile.ZipFile(path) as archive:
+        return f"{BUFFER}/pickle" in archive.namelist()
+
+
 class Resumable(DQN):
     """
     SB3's DQN, whose files are whole at any moment, and whose training goes on exactly.
@@ -177,15 +186,19 @@ class Resumable(DQN):
         """
         path = existing(path, ".zip")
         try:
-            with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-                if f"{BUFFER}/pickle" not in archive.namelist():
-                    raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
-                model = cls.load(path, env=env, **kwargs)
-                model._take_replay_buffer(read_object(file, archive, BUFFER), path)
-                model._take_statistics(read_object(file, archive, STATISTICS), path)
+            if not is_checkpoint(path):
+                raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
+            model = cls.load(path, env=env, **kwargs)
+            model._take_checkpoint(path)
         except zipfile.BadZipFile as error:
             raise ValueError(f"path={path} cannot be read: it is truncated or damaged, or no checkpoint.") from error
         return model
+
+    def _take_checkpoint(self, path: str | Path) -> None:
+        """:param path: of the checkpoint that the model was loaded from; it holds what else there is to load"""
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            self._take_replay_buffer(read_object(file, archive, BUFFER), path)
+            self._take_statistics(read_object(file, archive, STATISTICS), path)
 
     def _take_statistics(self, statistics: dict[str, Any], path: str | Path) -> None:
         normalize = self.get_vec_normalize_env()

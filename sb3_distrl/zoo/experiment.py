@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.resumable import is_checkpoint
 from sb3_distrl.envs import AtariVecEnv
 from sb3_distrl.zoo.settings import Hyperparams, Mergeable, hyperparams_file, read_entries
 from sb3_distrl.zoo.study import write_report
@@ -230,7 +231,9 @@ class Experiment(ExperimentManager):
         if left > 0 and not self.n_timesteps_given:
             self.n_timesteps = left  # of the run that was interrupted
         print(f"Going on after {model.num_timesteps:,} steps, for {self.n_timesteps:,} more")
-        if not (Path(self.trained_agent).parent / "replay_buffer.pkl").exists():
+        if is_checkpoint(self.trained_agent):
+            model._take_checkpoint(self.trained_agent)
+        elif not (Path(self.trained_agent).parent / "replay_buffer.pkl").exists():
             print("Warning: no replay_buffer.pkl beside the agent, so replay starts empty: train with --save-replay-buffer.")
         return model
 

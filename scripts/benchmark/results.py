@@ -11,6 +11,7 @@ import yaml
 from settings import ROOT, processor, versions
 
 from benchmark.suite import Run, Suite
+from benchmark.training import parts
 from sb3_distrl.common.files import replacing
 
 KEYS = ["algo", "env", "seed"]
@@ -44,9 +45,14 @@ def evaluations(folder: Path) -> tuple[list[int], list[np.ndarray]]:
     :param folder: of a run
     :return: steps of its evaluations, and the returns of their episodes
     """
-    (path,) = folder.glob("*/*/evaluations.npz")
-    with np.load(path) as saved:
-        return saved["timesteps"].tolist(), list(saved["results"])
+    found: dict[int, np.ndarray] = {}
+    for part in parts(folder):
+        path = part.folder / "evaluations.npz"
+        if path.exists():
+            with np.load(path) as saved:
+                found = {step: values for step, values in found.items() if step <= part.start}
+                found.update(zip(saved["timesteps"].tolist(), saved["results"], strict=True))
+    return list(found), list(found.values())
 
 
 def windows(suite: Suite, run: Run, folder: Path) -> tuple[list[int], list[np.ndarray]]:
@@ -56,11 +62,15 @@ def windows(suite: Suite, run: Run, folder: Path) -> tuple[list[int], list[np.nd
     :param folder: of the run
     :return: last steps of its windows, without those in which no episode ended, and the returns of the training episodes
     """
-    (path,) = folder.glob("*/*/*monitor.csv")
-    episodes = pd.read_csv(path, skiprows=1)
-    last = episodes["l"].cumsum().to_numpy() / suite.frame_skip  # step at which an episode ended
+    steps, returns = np.array([]), np.array([])  # of the episodes: the step at which each ended
+    for part in parts(folder):
+        (path,) = part.folder.glob("*monitor.csv")
+        episodes = pd.read_csv(path, skiprows=1)
+        before = steps <= part.start  # the others were played again
+        steps = np.append(steps[before], part.start + episodes["l"].cumsum() / suite.frame_skip)
+        returns = np.append(returns[before], episodes["r"])
     ends = range(suite.window, suite.steps[run.env_id] + 1, suite.window)
-    values = [episodes["r"][(last > end - suite.window) & (last <= end)].to_numpy() for end in ends]
+    values = [returns[(steps > end - suite.window) & (steps <= end)] for end in ends]
     found = [(end, of_window) for end, of_window in zip(ends, values, strict=True) if len(of_window)]
     return [end for end, _ in found], [of_window for _, of_window in found]
 
@@ -90,8 +100,8 @@ class Results:
                         name for name in {*current, *settings} if current.get(name, None) != settings.get(name, None)
                     )
                     raise ValueError(
-                        f"{self.table} has rows of {algo} on {env_id} with other settings ({', '.join(changed)}): delete them, "
-                        f"and its entry in {self.origin}, or name another folder for results."
+                        f"{self.table} has rows of {algo} on {env_id} with other settings ({', '.join(changed)}): "
+                        f"delete them, and its entry in {self.origin}, or name another folder for results."
                     )
 
     def __contains__(self, run: Run) -> bool:

@@ -2,73 +2,16 @@
 
 import argparse
 import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-import yaml
-from benchmark.results import Results, rows_of
-from benchmark.suite import Run, Suite, names
 from settings import ROOT
 from tqdm import tqdm
 
-
-N_EVAL_ENVS = 20
-
-
-def command(suite: Suite, run: Run, folder: Path) -> list[str]:
-    """
-    :param suite: the suite
-    :param run: one of its runs
-    :param folder: for its files
-    :return: the command line that trains it
-    """
-    algo, steps = suite.contenders[run.algo]["algo"], suite.steps[run.env_id]
-    line = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", run.env_id, "--seed", str(run.seed)]
-    line += ["--conf-file", str(folder / "settings.yml"), "-f", str(folder), "--num-threads", "1", "--verbose", "0"]
-    if suite.measure == "evaluation":
-        line += ["--eval-freq", str(steps // suite.evaluations), "--eval-episodes", str(suite.episodes)]
-        return [*line, "--n-eval-envs", str(min(N_EVAL_ENVS, suite.episodes))]
-    return [*line, "--eval-freq", "-1"]
-
-
-def train(suite: Suite, run: Run, folder: Path) -> float:
-    """
-    :param suite: the suite
-    :param run: one of its runs
-    :param folder: for its files; what an interrupted run has left is deleted
-    :return: seconds that it took
-    :raises RuntimeError: if it failed
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "settings.yml").write_text(yaml.safe_dump({run.env_id: suite.settings(run.algo, run.env_id)}))
-    start = time.perf_counter()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("w") as log:
-        code = subprocess.run(command(suite, run, folder), stdout=log, stderr=log, env=environment).returncode
-    if code:
-        raise RuntimeError(
-            f"{run} failed: see {folder / 'log.txt'}, which ends with\n{(folder / 'log.txt').read_text()[-2000:]}"
-        )
-    return time.perf_counter() - start
-
-
-def steps_done(suite: Suite, folder: Path) -> int:
-    """
-    :param suite: the suite
-    :param folder: of a run
-    :return: its environment steps in episodes that have ended
-    """
-    steps = 0
-    for path in folder.glob("*/*/*monitor.csv"):
-        lines = path.read_text().splitlines()[2:]
-        steps += sum(int(fields[1]) for fields in (line.split(",") for line in lines) if len(fields) == 3)
-    return steps // suite.frame_skip
+from benchmark.results import Results, rows_of
+from benchmark.suite import Run, Suite, names
+from benchmark.training import steps_done, train
 
 
 def completed(futures: dict[Future[float], Run], bar: tqdm, suite: Suite, folder: Path) -> Iterator[Future[float]]:
@@ -89,8 +32,9 @@ def completed(futures: dict[Future[float], Run], bar: tqdm, suite: Suite, folder
         yield from done
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> None:
+    """:param arguments: of the command line"""
+    parser = argparse.ArgumentParser(prog="benchmark run", description=__doc__)
     parser.add_argument("suite", help=f"{', '.join(names())}, or a YAML file like theirs")
     parser.add_argument("--algos", nargs="+", help="only these contenders")
     parser.add_argument("--envs", nargs="+", help="only these environments")
@@ -98,7 +42,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: as many as cores")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="folder for logs and models")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the tables")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         suite = Suite.named(args.suite)
         results = Results(suite, args.results)
@@ -133,7 +77,3 @@ def main() -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-if __name__ == "__main__":
-    main()

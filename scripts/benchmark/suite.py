@@ -1,5 +1,6 @@
 """A suite of runs: who trains where, with which settings and seeds, and what is measured."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from sb3_distrl.zoo.settings import Loader, Mergeable, hyperparams_file, plain, 
 FOLDER = Path(__file__).resolve().parent
 register()  # names that hyperparameter files use
 MEASURES = ("evaluation", "training")
-FIELDS = {"measure", "evaluations", "episodes", "window", "frame_skip", "last", "seeds", "steps", "contenders", "reference"}
+FIELDS = {
+    *("measure", "evaluations", "episodes", "window", "frame_skip", "last", "seeds", "steps", "contenders"),
+    *("checkpoint", "reference", "normalise", "common"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,31 @@ class Run:
         return Path(self.algo.replace(" ", "_"), self.env_id.replace("/", "-"), str(self.seed))
 
 
+def read(path: Path) -> dict[str, Any]:
+    """
+    :param path: of a suite
+    :return: its fields, and those of the suite that it extends
+    """
+    fields = yaml.load(path.read_text(), Loader)
+    base = fields.pop("extends", None)
+    return fields if base is None else {**read(path.with_name(f"{base}.yml")), **fields}
+
+
 class Suite:
     """
-    A file of ``suites/``, with these fields:
+    A file of ``suites/``: comments at its beginning that describe it, and these fields:
 
     - ``measure``: ``evaluation`` by separate episodes, or ``training`` for those of the training itself
     - ``evaluations``, ``episodes``: how many evaluations, at equal distances, of how many episodes (``evaluation``)
     - ``window``: steps whose episodes are averaged (``training``)
     - ``frame_skip``: frames of a step, where the monitor counts frames; 1 by default
     - ``last``: steps at the end whose mean is the final score; the last row by default
+    - ``checkpoint``: steps between checkpoints, from which an interrupted run goes on; none by default
     - ``seeds``, and ``steps`` of each environment
+    - ``reference``: ``source``, and ``scores`` of contenders and environments: lowest accepted ones, or lowest and highest
+    - ``normalise``: ``source``, and ``scores`` of environments that count as 0 and as 1
+    - ``extends``: name of a suite beside this one, whose fields hold where this one has none
+    - ``common``: for YAML anchors
     - ``contenders``: by name, each with ``algo`` as on the command line; ``entry``, the name of one in the algorithm's
       hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it
 
@@ -55,7 +74,7 @@ class Suite:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
-        fields = yaml.load(path.read_text(), Loader)
+        fields = read(path)
         unknown = set(fields) - FIELDS
         if unknown:
             raise ValueError(f"{path} has unknown fields {sorted(unknown)}: use {sorted(FIELDS)}.")
@@ -67,10 +86,16 @@ class Suite:
         self.window: int = fields.get("window", 0)
         self.frame_skip: int = fields.get("frame_skip", 1)
         self.last: int = fields.get("last", 0)
+        self.checkpoint: int = fields.get("checkpoint", 0)
         self.seeds: list[int] = fields["seeds"]
         self.steps: dict[str, int] = fields["steps"]
         self.contenders: dict[str, dict[str, Any]] = fields["contenders"]
         self.reference: dict[str, Any] = fields.get("reference", {})
+        normalise = fields.get("normalise", {})
+        self.normalise: dict[str, list[float]] = normalise.get("scores", {})
+        self.normalise_source: str = normalise.get("source", "")
+        comments = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        self.description = [line.removeprefix("#").strip() for line in comments]
 
     @classmethod
     def named(cls, name: str) -> "Suite":

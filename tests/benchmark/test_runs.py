@@ -1,0 +1,171 @@
+"""Suites are run through sb3-distrl, resumed, and kept with their settings."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from benchmark.callbacks import EpsilonSchedule
+from benchmark.results import COLUMNS, Results, rows_of
+from benchmark.run import main
+from benchmark.suite import Run, Suite, names
+from benchmark.training import parts
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "scripts" / "benchmark"
+ENTRY = dict(policy="MlpPolicy", learning_starts=100, buffer_size=1000, train_freq=4, policy_kwargs=dict(net_arch=[8]))
+TRAINING = dict(measure="training", window=400, seeds=[0, 3], steps={"CartPole-v1": 1200})
+EVALUATION = dict(measure="evaluation", evaluations=2, episodes=3, seeds=[0], steps={"CartPole-v1": 600})
+
+
+def suite_file(folder, name="tiny", **fields):
+    fields = {"contenders": {"Rainbow": dict(algo="rainbow", entry=ENTRY), "DQN": dict(algo="dqn", entry=ENTRY)}, **fields}
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def run(folder, path, *options):
+    main([str(path), "--results", str(folder / "results"), "--runs", str(folder / "runs"), *options])
+
+
+def test_rows_of_training_are_those_of_the_monitor(tmp_path, capsys):
+    path = suite_file(tmp_path, **TRAINING)
+    run(tmp_path, path)
+    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
+    assert list(rows.columns) == COLUMNS
+    assert sorted(set(zip(rows["algo"], rows["seed"], strict=True))) == [("DQN", 0), ("DQN", 3), ("Rainbow", 0), ("Rainbow", 3)]
+
+    (monitor,) = (tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "3").rglob("*monitor.csv")
+    episodes = pd.read_csv(monitor, skiprows=1)
+    ends = np.cumsum(episodes["l"])
+    of_run = rows[(rows["algo"] == "Rainbow") & (rows["seed"] == 3)].set_index("step")
+    assert list(of_run.index) == [400, 800, 1200]
+    second = [reward for reward, end in zip(episodes["r"], ends, strict=True) if 400 < end <= 800]
+    assert of_run.loc[800, "episodes"] == len(second)
+    assert of_run.loc[800, "return_mean"] == pytest.approx(np.mean(second), rel=1e-5)
+    assert of_run.loc[800, "return_std"] == pytest.approx(np.std(second), rel=1e-5)
+
+    origin = yaml.safe_load((tmp_path / "results" / "tiny.yml").read_text())
+    assert origin["settings"]["DQN"]["CartPole-v1"] == {**ENTRY, "n_timesteps": 1200}
+    assert set(origin["origins"][0]["seconds"]["Rainbow"]["CartPole-v1"]) == {0, 3}
+    assert "torch" in origin["origins"][0]["versions"]
+
+    capsys.readouterr()
+    before = (tmp_path / "results" / "tiny.csv").stat().st_mtime_ns
+    run(tmp_path, path)  # nothing is left to do
+    assert "4 runs, 4 of them done" in capsys.readouterr().out
+    assert (tmp_path / "results" / "tiny.csv").stat().st_mtime_ns == before
+
+
+def test_rows_of_evaluation(tmp_path):
+    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
+    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
+    assert list(rows["step"]) == [300, 600]
+    assert set(rows["episodes"]) == {3} and set(rows["algo"]) == {"DQN"}
+
+
+def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
+    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
+    changed = dict(DQN=dict(algo="dqn", entry=ENTRY, changes=dict(gamma=0.9)))
+    with pytest.raises(SystemExit):
+        run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=changed))
+    assert "rows of DQN on CartPole-v1 with other settings (gamma)" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
+    fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
+    path = suite_file(tmp_path, **fields, contenders=contenders)
+    line = [sys.executable, str(BENCHMARK), "run", str(path), "--results", str(tmp_path / "results"), "--runs"]
+    process = subprocess.Popen([*line, str(tmp_path / "runs")], start_new_session=True)
+    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
+    until = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/checkpoint_*_steps.zip")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results" / "tiny.csv").exists()
+
+    run(tmp_path, path)
+    first, second = parts(folder)
+    assert first.start == 0 and second.start >= 500
+    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
+    assert list(rows["step"]) == list(range(400, 4001, 400))
+    (monitor,) = second.folder.glob("*monitor.csv")
+    played = pd.read_csv(monitor, skiprows=1)["l"].sum()
+    assert 4000 - second.start - 500 < played <= 4000 - second.start
+    assert not (folder / "checkpoints").exists()
+
+
+def test_an_interrupted_run_is_none(tmp_path):
+    suite = Suite(suite_file(tmp_path, **{**TRAINING, "steps": {"CartPole-v1": 2_000_000}}))
+    line = [sys.executable, str(BENCHMARK), "run", str(suite.path), "--results", str(tmp_path / "results"), "--runs"]
+    process = subprocess.Popen([*line, str(tmp_path / "runs")], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not list(tmp_path.rglob("*monitor.csv")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not (tmp_path / "results" / "tiny.csv").exists()
+
+
+def test_a_part_ends_where_the_next_one_starts(tmp_path):
+    suite = Suite(suite_file(tmp_path, **{**TRAINING, "window": 10, "steps": {"CartPole-v1": 30}}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "parts.yml").write_text("[0, 12]")
+    for number, lengths in ((1, [5, 6, 7]), (2, [8, 10])):
+        folder = tmp_path / "run" / "rainbow" / f"CartPole-v1_{number}"
+        folder.mkdir(parents=True)
+        lines = ["#{}", "r,l,t", *(f"{100 * number + length},{length},0" for length in lengths)]
+        (folder / "0.monitor.csv").write_text("\n".join(lines) + "\n")
+    rows = rows_of(suite, Run("Rainbow", "CartPole-v1", 0), tmp_path / "run")
+    assert rows[["step", "return_mean", "episodes"]].to_numpy().tolist() == [[10, 105, 1], [20, 157, 2], [30, 210, 1]]
+
+
+@pytest.mark.parametrize("option", ["--algos", "--envs", "--seeds"])
+def test_names_that_a_suite_has_not(tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        run(tmp_path, suite_file(tmp_path, **TRAINING), option, "7")
+    assert f"{option} 7: suite tiny has" in capsys.readouterr().err
+
+
+def test_suites_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="suite=minata does not exist: use one of ablation"):
+        Suite.named("minata")
+    with pytest.raises(ValueError, match=r"unknown fields \['sedes'\]"):
+        Suite(suite_file(tmp_path, **TRAINING, sedes=[1]))
+    with pytest.raises(ValueError, match="measure=guess"):
+        Suite(suite_file(tmp_path, **{**TRAINING, "measure": "guess"}))
+
+
+@pytest.mark.parametrize("name", names())
+def test_published_suites_have_settings_for_all_and_rows_that_fit(name):
+    suite = Suite.named(name)
+    for algo in suite.contenders:
+        for env_id in suite.steps:
+            assert suite.settings(algo, env_id)["n_timesteps"] == suite.steps[env_id]
+    assert suite.description
+    Results(suite, BENCHMARK / "results")  # whose settings are still those of the suite
+
+
+def test_a_suite_extends_another(tmp_path):
+    suite_file(tmp_path, **TRAINING)
+    (tmp_path / "longer.yml").write_text("extends: tiny\nsteps: {CartPole-v1: 5000}\n")
+    suite = Suite(tmp_path / "longer.yml")
+    assert suite.steps == {"CartPole-v1": 5000} and suite.window == 400
+    assert suite.settings("DQN", "CartPole-v1")["n_timesteps"] == 5000
+
+
+def test_epsilon_falls_after_the_start_as_in_dopamine():
+    schedule = EpsilonSchedule(start=20, end=270, final_eps=0.01, total_timesteps=500)
+    at = {step: schedule(1 - step / 500) for step in (0, 20, 145, 270, 500)}
+    assert at == pytest.approx({0: 1.0, 20: 1.0, 145: 0.505, 270: 0.01, 500: 0.01})
