@@ -1,6 +1,8 @@
 """Tables and figures of a suite from its CSV file: means, interquartile means and performance profiles by rliable."""
 
 import argparse
+import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +22,15 @@ REPETITIONS = 2000  # of the bootstrap
 Estimates = dict[str, np.ndarray]
 
 
-def estimates(scores: Estimates, aggregate) -> tuple[Estimates, Estimates]:
+def estimates(scores: Estimates, aggregate: Callable[[np.ndarray], np.ndarray]) -> tuple[Estimates, Estimates]:
     """
     :param scores: of each contender, shape [seeds, environments, ...]
     :param aggregate: maps such an array to one of shape [K]
     :return: aggregates of shape [K], and their 95% intervals of shape [2, K] by stratified bootstrap over seeds
     """
-    random_state = np.random.RandomState(0)
-    return library.get_interval_estimates(scores, aggregate, reps=REPETITIONS, random_state=random_state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # by rliable, of arch
+        return library.get_interval_estimates(scores, aggregate, reps=REPETITIONS, random_state=np.random.RandomState(0))
 
 
 def final_scores(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:

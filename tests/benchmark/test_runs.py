@@ -39,7 +39,12 @@ def test_rows_of_training_are_those_of_the_monitor(tmp_path, capsys):
     run(tmp_path, path)
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
     assert list(rows.columns) == COLUMNS
-    assert sorted(set(zip(rows["algo"], rows["seed"], strict=True))) == [("DQN", 0), ("DQN", 3), ("Rainbow", 0), ("Rainbow", 3)]
+    assert sorted(set(zip(rows["algo"], rows["seed"], strict=True))) == [
+        ("DQN", 0),
+        ("DQN", 3),
+        ("Rainbow", 0),
+        ("Rainbow", 3),
+    ]
 
     (monitor,) = (tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "3").rglob("*monitor.csv")
     episodes = pd.read_csv(monitor, skiprows=1)

@@ -352,6 +352,20 @@ def test_a_checkpoint_goes_on_too(command: Command, capsys: Any) -> None:
     assert "Going on after 60 steps, for 140 more" in capsys.readouterr().out
 
 
+def test_a_checkpoint_with_its_replay_goes_on_too(command: Command, capsys: Any) -> None:
+    """The whole of it in one file, as RollingCheckpointCallback saves it."""
+    rolling = {"sb3_distrl.common.callbacks.RollingCheckpointCallback": dict(save_freq=60, folder="checkpoints", keep=9)}
+    command.train("iqn", **{**DRIFTING, "callback": [rolling]})
+    path = min(Path("checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    done = int(path.stem.split("_")[1])
+    assert 60 <= done < STEPS
+    model = command.train("iqn", "-i", str(path), **DRIFTING)
+    assert (model.num_timesteps, model._total_timesteps) == (STEPS, STEPS)
+    assert model.replay_buffer.size() == STEPS
+    printed = capsys.readouterr().out
+    assert f"Going on after {done} steps, for {STEPS - done} more" in printed and "replay starts empty" not in printed
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "total"),
     [

@@ -1,0 +1,97 @@
+"""Reports of hand-made rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from benchmark import report
+from benchmark.results import COLUMNS
+from benchmark.suite import Suite
+
+STEPS = {"Easy": 100, "Hard": 200}
+
+
+@pytest.fixture
+def suite(tmp_path):
+    fields = dict(
+        measure="training",
+        window=50,
+        last=100,
+        seeds=[0, 1, 2],
+        steps=STEPS,
+        contenders={"A": dict(algo="dqn", entry={}), "B": dict(algo="dqn", entry={}), "C": dict(algo="dqn", entry={})},
+        normalise=dict(source="made up", scores={"Easy": [0, 10], "Hard": [-100, 100]}),
+        reference=dict(source="nobody", scores={"A": {"Easy": [4, 8]}, "B": {"Hard": 20}}),
+    )
+    path = tmp_path / "made.yml"
+    path.write_text("# What it shows.\n" + yaml.safe_dump(fields))
+    return Suite(path)
+
+
+def rows(*runs):
+    """
+    :param runs: contender, environment, seed, and (step, mean, episodes) of each row
+    :return: as a CSV file has them
+    """
+    table = [
+        (algo, env, seed, step, mean, 1.0, episodes) for algo, env, seed, *of_run in runs for step, mean, episodes in of_run
+    ]
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+ROWS = rows(
+    ("A", "Easy", 0, (50, 2.0, 1), (100, 6.0, 3)),
+    ("A", "Easy", 1, (50, 6.0, 2), (100, 6.0, 2)),
+    ("A", "Hard", 0, (50, -100.0, 9), (100, -100.0, 9), (150, 0.0, 2), (200, 60.0, 1)),
+    ("A", "Hard", 1, (150, 50.0, 1), (200, 50.0, 1)),
+    ("B", "Easy", 0, (50, 10.0, 5), (100, 10.0, 5)),
+)
+
+
+def test_final_scores_count_each_episode_of_the_last_steps_once(suite):
+    scores = report.final_scores(suite, ROWS).set_index(["algo", "env", "seed"])["score"]
+    assert scores["A", "Easy", 0] == pytest.approx((2 + 3 * 6) / 4)
+    assert scores["A", "Hard", 0] == pytest.approx((2 * 0 + 60) / 3)
+    assert len(scores) == 5
+    suite.last = 0
+    assert report.final_scores(suite, ROWS).set_index(["algo", "env", "seed"])["score"]["A", "Hard", 0] == 60
+
+
+def test_aggregates_take_normalised_scores_of_whole_seeds(suite):
+    scores = report.matrices(suite, report.normalised(suite, report.final_scores(suite, ROWS)))
+    assert list(scores) == ["A"]  # B has no seed on both environments
+    np.testing.assert_allclose(scores["A"], [[0.5, 0.6], [0.6, 0.75]])
+    points, intervals = report.estimates(scores, report.aggregates)
+    np.testing.assert_allclose(points["A"], [0.6125, 0.6])  # mean, and mean of the middle half
+    low, high = intervals["A"]
+    assert (low <= points["A"]).all() and (points["A"] <= high).all() and (low < high).all()
+
+
+def test_intervals_cover_the_mean_about_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(100):
+        values = {"": generator.normal(5.0, 2.0, (20, 2))}
+        low, high = report.estimates(values, lambda scores: np.array([scores.mean()]))[1][""][:, 0]
+        covered.append(low < 5.0 < high)
+    assert 0.85 <= np.mean(covered) <= 1.0
+
+
+def test_the_report_names_what_has_not_been_run(suite, tmp_path):
+    ROWS.to_csv(tmp_path / "made.csv", index=False)
+    text = report.write(suite, tmp_path)
+    assert text == (tmp_path / "made.md").read_text()
+    assert "What it shows." in text and "nobody" in text
+    assert "| Easy | A | 5.5 [5, 6] | 2 | 4 to 8 | 5, 6 |" in text
+    assert "| Easy | B | 10 | 1 |  | 10 |" in text
+    assert "| Hard | B | not run | 0 | 20 | |" in text
+    assert "| Hard | C | not run | 0 |  | |" in text
+    assert "| A | 2 | 0.613 [" in text
+    for kind in ("curves", "aggregates", "profiles"):
+        assert f"made_{kind}.png" in text
+        assert (tmp_path / f"made_{kind}.png").stat().st_size > 5000
+
+
+def test_a_suite_without_rows(suite, tmp_path):
+    with pytest.raises(ValueError, match="suite=made has no results in"):
+        report.write(suite, tmp_path)
