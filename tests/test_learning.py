@@ -1,0 +1,16 @@
+"""Rainbow learns what it would not with a wrong target, weight or projection (see scripts/results/learning_check.md)."""
+
+import pytest
+from learning_check import CHECKS, MUTATIONS, learn_corridors, mutated
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_learning(check: str) -> None:
+    learn, bound = CHECKS[check]
+    assert learn(0) > bound
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_bound_is_missed_where_something_is_broken(name: str) -> None:
+    with mutated(name):
+        assert learn_corridors(0) < CHECKS["Corridors"][1]
