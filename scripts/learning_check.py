@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import gymnasium
@@ -98,11 +98,11 @@ def learn_corridors(seed: int) -> float:
 def learn_cartpole(seed: int) -> float:
     """
     :param seed: seed
-    :return: mean return of 100 episodes of Rainbow after 15,000 steps, with the settings of hyperparams/ otherwise
+    :return: mean return of 100 episodes of Rainbow after 20,000 steps, with the settings of hyperparams/ otherwise
     """
     settings = load_settings("rainbow", "CartPole-v1")
     del settings["n_timesteps"]
-    model = Rainbow(env=make_env("CartPole-v1", seed), seed=seed, **settings).learn(15_000)
+    model = Rainbow(env=make_env("CartPole-v1", seed), seed=seed, **settings).learn(20_000)
     mean, _ = evaluate_policy(model, make_env("CartPole-v1", seed + 1000, n_envs=20), n_eval_episodes=100)
     assert isinstance(mean, float)
     return mean
@@ -154,9 +154,21 @@ def mutated(name: str | None) -> Iterator[None]:
             yield
 
 
-CHECKS: dict[str, tuple[Callable[[int], float], float]] = {
-    "Corridors": (learn_corridors, 0.31),  # 0.32 for both decisions right, 0.30 or less otherwise
-    "CartPole-v1, 15,000 steps": (learn_cartpole, 150.0),
+class Check(NamedTuple):
+    """
+    :param learn: from a seed to a return
+    :param bound: that the return exceeds
+    :param catches: mutations that stay below it
+    """
+
+    learn: Callable[[int], float]
+    bound: float
+    catches: tuple[str, ...]
+
+
+CHECKS = {
+    "Corridors": Check(learn_corridors, 0.31, tuple(MUTATIONS)),  # 0.32 for both decisions right, 0.30 or less otherwise
+    "CartPole-v1, 20,000 steps": Check(learn_cartpole, 130.0, ("target: no ends",)),  # which the others leave as good as it is
 }
 
 
@@ -173,11 +185,10 @@ def main() -> None:
     ]
     lines += [f"| environment | bound | broken | {' | '.join(f'seed {seed}' for seed in args.seeds)} |"]
     lines += ["|---|---:|---|" + "---:|" * len(args.seeds)]
-    for check, name in tqdm([(check, name) for check in CHECKS for name in (None, *MUTATIONS)]):
-        learn, bound = CHECKS[check]
-        with mutated(name):
-            returns = " | ".join(f"{learn(seed):.3g}" for seed in args.seeds)
-        lines.append(f"| {check} | {bound:g} | {name or 'nothing'} | {returns} |")
+    for (env_id, check), broken in tqdm([(item, name) for item in CHECKS.items() for name in (None, *item[1].catches)]):
+        with mutated(broken):
+            returns = " | ".join(f"{check.learn(seed):.3g}" for seed in args.seeds)
+        lines.append(f"| {env_id} | {check.bound:g} | {broken or 'nothing'} | {returns} |")
         print(lines[-1], flush=True)
     if args.output:
         args.output.write_text("\n".join(lines) + "\n")

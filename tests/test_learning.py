@@ -6,11 +6,10 @@ from learning_check import CHECKS, MUTATIONS, learn_corridors, mutated
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_learning(check: str) -> None:
-    learn, bound = CHECKS[check]
-    assert learn(0) > bound
+    assert CHECKS[check].learn(0) > CHECKS[check].bound
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_bound_is_missed_where_something_is_broken(name: str) -> None:
     with mutated(name):
-        assert learn_corridors(0) < CHECKS["Corridors"][1]
+        assert learn_corridors(0) < CHECKS["Corridors"].bound

@@ -87,11 +87,8 @@ class Results:
     def __init__(self, suite: Suite, folder: Path) -> None:
         self.suite = suite
         self.table, self.origin = folder / f"{suite.name}.csv", folder / f"{suite.name}.yml"
-        self.rows = pd.read_csv(self.table) if self.table.exists() else pd.DataFrame(columns=COLUMNS)
-        known: dict[str, Any] = yaml.safe_load(self.origin.read_text()) if self.origin.exists() else {}
-        self.settings: dict[str, dict[str, Any]] = known.get("settings", {})
-        self.origins: list[dict[str, Any]] = known.get("origins", [])
         self.here = dict(commit=commit(), versions=versions(*PACKAGES), processor=processor())
+        self._read()
         for algo, of_envs in self.settings.items():
             for env_id, settings in of_envs.items():
                 current = algo in suite.contenders and env_id in suite.steps and suite.settings(algo, env_id)
@@ -104,6 +101,12 @@ class Results:
                         f"delete them, and its entry in {self.origin}, or name another folder for results."
                     )
 
+    def _read(self) -> None:
+        self.rows = pd.read_csv(self.table) if self.table.exists() else pd.DataFrame(columns=COLUMNS)
+        known: dict[str, Any] = yaml.safe_load(self.origin.read_text()) if self.origin.exists() else {}
+        self.settings: dict[str, dict[str, Any]] = known.get("settings", {})
+        self.origins: list[dict[str, Any]] = known.get("origins", [])
+
     def __contains__(self, run: Run) -> bool:
         rows = self.rows
         return bool(((rows["algo"] == run.algo) & (rows["env"] == run.env_id) & (rows["seed"] == run.seed)).any())
@@ -112,8 +115,9 @@ class Results:
         """
         :param run: which is done
         :param rows: of it
-        :param seconds: that it took
+        :param seconds: that it took, or its last part, where it was interrupted
         """
+        self._read()  # another process may have added some
         self.rows = rows if self.rows.empty else pd.concat([self.rows, rows])
         self.rows = self.rows.sort_values([*KEYS, "step"], ignore_index=True)
         self.settings.setdefault(run.algo, {})[run.env_id] = self.suite.settings(run.algo, run.env_id)

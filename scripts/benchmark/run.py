@@ -70,10 +70,17 @@ def main(arguments: list[str]) -> None:
     folder = args.runs / suite.name
     with ThreadPoolExecutor(args.processes) as pool, tqdm(total=sum(suite.steps[r.env_id] for r in runs), unit="step") as bar:
         futures = {pool.submit(train, suite, run, folder / run.folder): run for run in runs}
+        failed: list[Run] = []
         try:
             for future in completed(futures, bar, suite, folder):
-                run, seconds = futures[future], future.result()
-                results.add(run, rows_of(suite, run, folder / run.folder), seconds)
+                run, reason = futures[future], future.exception()
+                if reason is None:
+                    results.add(run, rows_of(suite, run, folder / run.folder), future.result())
+                else:
+                    failed.append(run)
+                    tqdm.write(str(reason))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(runs)} runs failed; the others are in {results.table}")
