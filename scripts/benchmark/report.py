@@ -137,16 +137,15 @@ def colours(suite: Suite) -> dict[str, tuple[float, float, float]]:
 
 def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
     """
-    A panel for each environment: mean over seeds, 95% bootstrap intervals.
+    A panel for each environment that has rows: mean over seeds, 95% bootstrap intervals.
 
     :param suite: the suite
     :param rows: its rows
     :param path: of the picture
     """
-    figure, axes = plt.subplots(
-        1, len(suite.steps), figsize=(3.6 * len(suite.steps), 3.2), squeeze=False, layout="constrained"
-    )
-    for axis, env_id in zip(axes[0], suite.steps, strict=True):
+    env_ids = [env_id for env_id in suite.steps if (rows["env"] == env_id).any()]
+    figure, axes = plt.subplots(1, len(env_ids), figsize=(3.6 * len(env_ids), 3.2), squeeze=False, layout="constrained")
+    for axis, env_id in zip(axes[0], env_ids, strict=True):
         for algo, colour in colours(suite).items():
             of_algo = rows[(rows["env"] == env_id) & (rows["algo"] == algo)]
             table = of_algo.pivot(index="seed", columns="step", values="return_mean").dropna(axis=1)
