@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -83,19 +84,44 @@ def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
     assert "rows of DQN on CartPole-v1 with other settings (gamma)" in capsys.readouterr().err
 
 
+@contextmanager
+def started(folder, path):
+    """
+    :param folder: for runs and results
+    :param path: of a suite
+    :return: the process that runs it, with processes of its own; they do not ignore Ctrl-C, as they would in the background
+    """
+    line = [sys.executable, str(BENCHMARK), "run", str(path), "--results", str(folder / "results")]
+    process = subprocess.Popen(
+        [*line, "--runs", str(folder / "runs")],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(process, found):
+    """:param found: called until it returns something"""
+    until = time.monotonic() + 120
+    while not found():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
     fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
-    line = [sys.executable, str(BENCHMARK), "run", str(path), "--results", str(tmp_path / "results"), "--runs"]
-    process = subprocess.Popen([*line, str(tmp_path / "runs")], start_new_session=True)
     folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
-    until = time.monotonic() + 120
-    while not list(folder.glob("checkpoints/checkpoint_*_steps.zip")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with started(tmp_path, path) as process:
+        wait_for(process, lambda: list(folder.glob("checkpoints/checkpoint_*_steps.zip")))
+        os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
     run(tmp_path, path)
@@ -110,15 +136,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_an_interrupted_run_is_none(tmp_path):
-    suite = Suite(suite_file(tmp_path, **{**TRAINING, "steps": {"CartPole-v1": 2_000_000}}))
-    line = [sys.executable, str(BENCHMARK), "run", str(suite.path), "--results", str(tmp_path / "results"), "--runs"]
-    process = subprocess.Popen([*line, str(tmp_path / "runs")], start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not list(tmp_path.rglob("*monitor.csv")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    path = suite_file(tmp_path, **{**TRAINING, "steps": {"CartPole-v1": 2_000_000}})
+    with started(tmp_path, path) as process:
+        wait_for(process, lambda: list(tmp_path.rglob("*monitor.csv")))
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
     assert process.returncode != 0
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
