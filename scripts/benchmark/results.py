@@ -45,14 +45,9 @@ def evaluations(folder: Path) -> tuple[list[int], list[np.ndarray]]:
     :param folder: of a run
     :return: steps of its evaluations, and the returns of their episodes
     """
-    found: dict[int, np.ndarray] = {}
-    for part in parts(folder):
-        path = part.folder / "evaluations.npz"
-        if path.exists():
-            with np.load(path) as saved:
-                found = {step: values for step, values in found.items() if step <= part.start}
-                found.update(zip(saved["timesteps"].tolist(), saved["results"], strict=True))
-    return list(found), list(found.values())
+    (part,) = parts(folder)
+    with np.load(part.folder / "evaluations.npz") as saved:
+        return saved["timesteps"].tolist(), list(saved["results"])
 
 
 def windows(suite: Suite, run: Run, folder: Path) -> tuple[list[int], list[np.ndarray]]:

@@ -40,7 +40,9 @@ def parts(folder: Path) -> list[Part]:
     """
     logs = folder / "parts.yml"
     starts: list[int] = yaml.safe_load(logs.read_text()) if logs.exists() else []
-    folders = sorted(folder.glob("*/*_*/"), key=lambda path: int(path.name.rpartition("_")[2]))
+    folders = sorted(
+        (path for path in folder.glob("*/*_*") if path.is_dir()), key=lambda path: int(path.name.rpartition("_")[2])
+    )
     return [Part(path, start) for path, start in zip(folders, starts, strict=False)]
 
 
@@ -81,15 +83,17 @@ def train(suite: Suite, run: Run, folder: Path) -> float:
     """
     :param suite: the suite
     :param run: one of its runs
-    :param folder: for its files; without a checkpoint, what an interrupted run has left is deleted
+    :param folder: for its files; without a checkpoint with these settings, what is there is deleted
     :return: seconds that it took, or its last part
     :raises RuntimeError: if it failed
     """
-    checkpoint = latest_checkpoint(folder / "checkpoints")
+    entry, written = yaml.safe_dump({run.env_id: settings(suite, run, folder)}), folder / "settings.yml"
+    same = written.exists() and written.read_text() == entry
+    checkpoint = latest_checkpoint(folder / "checkpoints") if same else None
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.yml").write_text(yaml.safe_dump({run.env_id: settings(suite, run, folder)}))
+    written.write_text(entry)
     starts = [part.start for part in parts(folder)] + [0 if checkpoint is None else int(checkpoint.stem.split("_")[-2])]
     (folder / "parts.yml").write_text(yaml.safe_dump(starts))
     start = time.perf_counter()

@@ -135,6 +135,17 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
+    contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
+    path = suite_file(tmp_path, **{**TRAINING, "seeds": [0]}, contenders=contenders)
+    checkpoints = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "checkpoint_800_steps.zip").touch()
+    (checkpoints.parent / "settings.yml").write_text("CartPole-v1: {gamma: 0.5}")
+    run(tmp_path, path)
+    assert [part.start for part in parts(checkpoints.parent)] == [0]
+
+
 def test_an_interrupted_run_is_none(tmp_path):
     path = suite_file(tmp_path, **{**TRAINING, "steps": {"CartPole-v1": 2_000_000}})
     with started(tmp_path, path) as process:
@@ -188,6 +199,8 @@ def test_suites_that_are_none(tmp_path):
         Suite.named("minata")
     with pytest.raises(ValueError, match=r"unknown fields \['sedes'\]"):
         Suite(suite_file(tmp_path, **TRAINING, sedes=[1]))
+    with pytest.raises(ValueError, match="checkpoint=100 in"):
+        Suite(suite_file(tmp_path, **EVALUATION, checkpoint=100))
     with pytest.raises(ValueError, match="measure=guess"):
         Suite(suite_file(tmp_path, **{**TRAINING, "measure": "guess"}))
 
