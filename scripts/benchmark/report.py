@@ -107,11 +107,15 @@ def score_table(suite: Suite, scores: pd.DataFrame) -> list[str]:
     return lines
 
 
-def aggregate_table(suite: Suite, scores: Estimates) -> list[str]:
-    """:return: Markdown lines: a row for each contender"""
+def aggregate_table(scores: Estimates, points: Estimates, intervals: Estimates) -> list[str]:
+    """
+    :param scores: normalised, shapes [seeds, environments]
+    :param points: their aggregates
+    :param intervals: of these
+    :return: Markdown lines: a row for each contender
+    """
     if not scores:
         return ["No contender has a seed on all environments yet."]
-    points, intervals = estimates(scores, aggregates)
     lines = ["| contender | seeds | mean | interquartile mean |", "|---|---:|---:|---:|"]
     for algo, values in scores.items():
         cells = [
@@ -167,20 +171,20 @@ def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_aggregates(suite: Suite, scores: Estimates, path: Path) -> None:
+def draw_aggregates(suite: Suite, points: Estimates, intervals: Estimates, path: Path) -> None:
     """
     Mean and interquartile mean with 95% stratified bootstrap intervals.
 
     :param suite: the suite
-    :param scores: normalised, shapes [seeds, environments]
+    :param points: aggregates of each contender
+    :param intervals: of these
     :param path: of the picture
     """
-    points, intervals = estimates(scores, aggregates)
     figure, _ = plot_utils.plot_interval_estimates(
         points,
         intervals,
         metric_names=["Mean", "Interquartile mean"],
-        algorithms=list(reversed(scores)),
+        algorithms=list(reversed(points)),
         colors=colours(suite),
         xlabel="normalised score",
         xlabel_y_coordinate=-0.25,
@@ -244,14 +248,15 @@ def write(suite: Suite, folder: Path) -> str:
     draw_curves(suite, results.rows, folder / f"{suite.name}_curves.png")
     if suite.normalise:
         relative = matrices(suite, normalised(suite, scores))
+        points, intervals = estimates(relative, aggregates)
         lines += [
             "",
             f"Scores normalised, of seeds with all environments: {suite.normalise_source}. 95% stratified bootstrap.",
             "",
-            *aggregate_table(suite, relative),
+            *aggregate_table(relative, points, intervals),
         ]
         if relative:
-            draw_aggregates(suite, relative, folder / f"{suite.name}_aggregates.png")
+            draw_aggregates(suite, points, intervals, folder / f"{suite.name}_aggregates.png")
             draw_profiles(suite, relative, folder / f"{suite.name}_profiles.png")
             lines += ["", f"![Aggregates]({suite.name}_aggregates.png)", "", f"![Profiles]({suite.name}_profiles.png)"]
     report = "\n".join(lines) + "\n"
