@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from sb3_distrl import QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.buffers.storage import FrameStorage, WholeStorage
+from sb3_distrl.buffers.frames import FrameStorage
+from sb3_distrl.buffers.storage import WholeStorage
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from tests.common.envs import KINDS, vec_env
 from tests.common.settings import ALGORITHMS, SMALL, assert_same_parameters, make, snapshot

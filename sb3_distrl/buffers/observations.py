@@ -4,7 +4,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from sb3_distrl.buffers.storage import FrameStorage, ObservationStorage, WholeStorage
+from sb3_distrl.buffers.frames import FrameStorage
+from sb3_distrl.buffers.storage import ObservationStorage, WholeStorage
 from sb3_distrl.checks import check_finite
 
 Obs = np.ndarray | dict[str, np.ndarray]
@@ -92,22 +93,24 @@ class Observations:
         """
         return {key: storage.arranged(obs[key]) for key, storage in self.storages.items()}
 
-    def continues(self, obs: Parts) -> np.ndarray:
+    def continues(self, envs: np.ndarray, obs: Parts) -> np.ndarray:
         """
+        :param envs: shape [E]
         :param obs: of :meth:`arranged`
-        :return: whether they are the next observations that were added last, to the bit, shape [n_envs]
+        :return: whether they are the environments' next observations that were added last, to the bit, shape [E]
         """
-        return np.logical_and.reduce([storage.continues(obs[key]) for key, storage in self.storages.items()])
+        return np.logical_and.reduce([storage.continues(envs, obs[key]) for key, storage in self.storages.items()])
 
-    def add(self, row: int, obs: Parts, next_obs: Parts, continues: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, envs: np.ndarray, obs: Parts, next_obs: Parts, continues: np.ndarray) -> None:
         """
-        :param row: where to
+        :param rows: where to, shape [E]
+        :param envs: shape [E]
         :param obs: of :meth:`arranged`
         :param next_obs: of :meth:`arranged`
         :param continues: of :meth:`continues`
         """
         for key, storage in self.storages.items():
-            storage.add(row, obs[key], next_obs[key], continues)
+            storage.add(rows, envs, obs[key], next_obs[key], continues)
 
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> Obs:
         """

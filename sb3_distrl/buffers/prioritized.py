@@ -1,7 +1,5 @@
 """Prioritized n-step replay for SB3's off-policy algorithms."""
 
-from typing import Any
-
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -9,19 +7,16 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
-from sb3_distrl.buffers.sum_tree import SumTree
-from sb3_distrl.checks import check_at_least, check_finite, check_fraction, check_memory
+from sb3_distrl.buffers.transitions import TransitionBuffer
+from sb3_distrl.checks import check_at_least, check_finite, check_fraction
 
 LARGEST = float(np.finfo(np.float32).max)
-FORMAT = 1  # of a saved buffer; another one cannot be loaded
 NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
-ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
 
-class PrioritizedReplayBuffer(ReplayBuffer):
+class PrioritizedReplayBuffer(TransitionBuffer):
     """
     Proportional prioritized replay (Schaul et al. 2016) of n-step transitions (Hessel et al. 2018).
 
@@ -96,172 +91,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.priority_eps = priority_eps
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all transitions and priorities, and give their memory back."""
-        super().reset()
-        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, self.optimize_memory_usage)
-        self.max_priority = 1.0
-        self._changing = False  # inside of what must not be left half done
-        self._added = 0  # rows, since the first
-        self._oldest = np.zeros(self.n_envs, dtype=np.int64)  # the row of each environment's oldest transition, counted alike
-
-    # Memory
-
-    def check_memory(self) -> None:
-        """
-        :raises ValueError: if the buffer is not allocated yet and there is less memory than it needs, as far as one can tell
-            before the first observations
-        """
-        if not self.stored.allocated:
-            self._check_memory(self.stored.storages_for())
-
-    def _check_memory(self, storages: Storages) -> None:
-        observation_bytes, fixed_bytes = (nbytes(storages, rows) for rows in (self.buffer_size, 0))
-        slots = self.buffer_size * self.n_envs
-        slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
-        remedy = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
-        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, remedy)
-
-    def _allocate_rows(self) -> None:
-        shape = (self.buffer_size, self.n_envs)
-        self.actions = np.zeros((*shape, self.action_dim), dtype=self._maybe_cast_dtype(self.action_space.dtype))
-        self.rewards = np.zeros(shape, dtype=np.float32)
-        self._dones = np.zeros(shape, dtype=bool)
-        self.timeouts = np.zeros(shape, dtype=bool)
-
-    @property
-    def dones(self) -> np.ndarray:  # type: ignore[override]
-        """
-        Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
-
-        It is a copy: SB3's learn() makes terminations of the last transitions where memory is optimised (its issue 46).
-        """
-        return self._dones.copy()
-
-    @property
-    def observations(self) -> Any:  # type: ignore[override]
-        """SB3's array, shape [rows, n_envs, ...], or a dict of them; not with ``optimize_memory_usage``."""
-        return self.stored.arrays(OBS)
-
-    @property
-    def next_observations(self) -> Any:  # type: ignore[override]
-        """Like :attr:`observations`."""
-        return self.stored.arrays(NEXT)
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._recover()
-        filled = {name: vars(self)[name][: self.size()] for name in ROW_ARRAYS if self.stored.allocated}
-        return {"format": FORMAT, **vars(self), **filled}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if state.pop("format", None) != FORMAT:
-            raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
-        vars(self).update(state)
-        if self.stored.allocated:
-            self._allocate_rows()
-            for name in ROW_ARRAYS:
-                vars(self)[name][: self.size()] = state[name]
-            # Whoever loads the buffer goes on with another environment, or with the same one at another state
-            self.end_episodes()
-
-    # Adding
-
-    def add(  # type: ignore[override]
-        self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
-    ) -> None:
-        """
-        Add one transition of each environment, with the largest priority seen so far.
-
-        An observation that is not the one which the environment's last transition led to starts a new episode: the
-        environment was reset between (see also :meth:`end_episodes`).
-
-        :param obs: observations s_t of all environments, shape [n_envs, ...]
-        :param next_obs: s_{t+1}; where the episode ended, its true final observation, shape [n_envs, ...]
-        :param action: a_t, shape [n_envs, ...]
-        :param reward: r_{t+1}, shape [n_envs]
-        :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
-        :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
-        :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
-        """
-        check_finite("reward", np.asarray(reward), REMEDY)
-        obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
-        if not self.stored.allocated:
-            storages = self.stored.storages_for(obs, next_obs)
-            self._check_memory(storages)
-            self._allocate_rows()
-            self.tree = SumTree(self.buffer_size * self.n_envs)
-            self.stored.allocate(storages)
-        obs, next_obs = self.stored.arranged(obs), self.stored.arranged(next_obs)
-        self._recover()
-        self._changing = True
-        slots = self.pos * self.n_envs + np.arange(self.n_envs)
-        if self.full:
-            self.tree.update(slots, np.zeros(self.n_envs))
-        continues = self.stored.continues(obs)
-        self._end_interrupted(~continues)
-
-        truncated = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
-        self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        self.rewards[self.pos] = reward
-        self._dones[self.pos] = done
-        self.timeouts[self.pos] = truncated
-        self.stored.add(self.pos, obs, next_obs, continues)
-        self._added += 1
-        self.pos, self.full = self._added % self.buffer_size, self._added >= self.buffer_size
-        self.tree.update(slots, np.full(self.n_envs, self.max_priority**self.alpha))
-        if self.optimize_memory_usage:
-            self._evict()
-        self._changing = False
-
-    def _recover(self) -> None:
-        """Make good what an exception, such as Ctrl-C, has left half done: a transition may be lost, none is wrong."""
-        if not self._changing:
-            return
-        self.pos, self.full = self._added % self.buffer_size, self._added >= self.buffer_size
-        self.stored.recover()
-        masses = self._masses()
-        masses[self.pos] = 0  # the one that was being overwritten
-        np.maximum(self._oldest, self._added + 1 - self.buffer_size, out=self._oldest)
-        newest = masses[self.pos - 1]  # they may be there, without a mass yet
-        newest[(newest == 0) & (self._oldest < self._added)] = self.max_priority**self.alpha
-        self.tree.update(np.arange(masses.size), masses.flatten())
-        self._evict()
-        self._end_interrupted(np.ones(self.n_envs, dtype=bool))
-        self._changing = False
-
-    def end_episodes(self) -> None:
-        """
-        Say that all environments were, or will be, reset: the next transition of each starts a new episode.
-
-        The last stored transitions then count as truncated, so that no n-step return reaches past them.
-        """
-        if self.stored.allocated:
-            self._recover()
-            self._end_interrupted(np.ones(self.n_envs, dtype=bool))
-
-    def _end_interrupted(self, interrupted: np.ndarray) -> None:
-        """
-        Mark the last transitions as truncated where the stream was interrupted and they are not marked done already.
-
-        :param interrupted: shape [n_envs]
-        """
-        last = self.pos - 1  # -1 is the last row, of a full buffer; in an empty one nobody reads it before it is written
-        self.timeouts[last][interrupted & ~self._dones[last]] = True
-
-    def _evict(self) -> None:
-        """Take the mass of the oldest transitions whose frames were overwritten."""
-        np.maximum(self._oldest, self._added - self.buffer_size, out=self._oldest)
-        envs = np.flatnonzero(self._oldest < self._added)
-        while len(envs):
-            rows = self._oldest[envs] % self.buffer_size
-            lost = ~self.stored.hold(rows, envs)
-            if not lost.any():
-                break
-            rows, envs = rows[lost], envs[lost]
-            self.tree.update(rows * self.n_envs + envs, np.zeros(len(envs)))
-            self._oldest[envs] += 1
-            envs = envs[self._oldest[envs] < self._added]
-
     # Sampling
 
     def sample(  # type: ignore[override]
@@ -303,10 +132,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         if not self.stored.allocated:
             return
         self._recover()
-        self._changing = True
+        self._changing = self._all_envs, 0
         # What has no mass was lost since the sample, or the buffer was reset
         self.tree.update_drawable(np.asarray(indices), priorities**self.alpha)
-        self._changing = False
+        self._changing = None
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None
@@ -325,7 +154,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         window = (rows[:, None] + steps) % self.buffer_size  # [B, n]
         columns = envs[:, None]
         ends = self._dones[window, columns] | self.timeouts[window, columns]  # [B, n]
-        ends |= window == (self.pos - 1) % self.buffer_size  # nothing is known past the newest transition
+        ends |= window == (self._added[columns] - 1) % self.buffer_size  # nothing is known past the newest transition
         ends[:, -1] = True
         last = ends.argmax(axis=1)  # [B], the first end
         summed = steps <= last[:, None]  # [B, n]
@@ -366,10 +195,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     # Checking
 
-    def _masses(self) -> np.ndarray:
-        """:return: a copy of all masses, shape [rows, n_envs]"""
-        return self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
-
     def check_valid(self) -> None:
         """
         Check what must always hold, for tests and in case of doubt; takes seconds for a large buffer.
@@ -386,7 +211,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         if masses.max() > self.max_priority**self.alpha * (1 + 1e-9):  # powers of arrays and of numbers may differ a bit
             raise ValueError("The replay buffer is broken: a priority is larger than the largest one seen.")
         for env in range(self.n_envs):
-            live = np.arange(max(self._oldest[env], self._added - self.buffer_size), self._added) % self.buffer_size
+            live = np.arange(max(self._oldest[env], self._added[env] - self.buffer_size), self._added[env]) % self.buffer_size
             drawable = np.flatnonzero(masses[:, env])
             if not (np.array_equal(np.sort(live), drawable) and self.stored.hold(live, np.full(len(live), env)).all()):
                 raise ValueError(f"The replay buffer is broken: environment {env} has transitions to draw that are not there.")

@@ -1,15 +1,11 @@
-"""Where a replay buffer keeps observations: each in whole, or each frame of a stack once."""
+"""Where a replay buffer keeps observations; here, each in whole."""
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 OBS, NEXT = 0, 1  # which of a transition's two observations is meant
-
-SLACK = 0.02  # share by which a ring of slices is larger than endless episodes need
-SETTLE = 100  # transitions from which a storage learns by how many slices observations shift
 
 
 class ObservationStorage(ABC):
@@ -24,8 +20,8 @@ class ObservationStorage(ABC):
 
     def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.rows, self.n_envs, self.shape, self.dtype = rows, n_envs, shape, dtype
-        self.filled = 0  # rows
-        self.last_row: int | None = None
+        self.filled = 0  # rows, of the environment that has most
+        self.last_rows = np.full(n_envs, -1)  # where each environment's newest transition is
 
     @abstractmethod
     def nbytes(self, rows: int) -> int:
@@ -45,29 +41,43 @@ class ObservationStorage(ABC):
         """
         return obs
 
-    def add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
         """
-        :param row: where to
-        :param obs: of :meth:`arranged`
-        :param next_obs: of :meth:`arranged`
-        :param continues: whether ``obs`` is the next observation that was added last, shape [n_envs]
-        """
-        self._add(row, obs, next_obs, continues)
-        self.filled = max(self.filled, row + 1)
-        self.last_row = row
+        Add a transition of each of E environments.
 
-    def continues(self, obs: np.ndarray) -> np.ndarray:
+        :param rows: where to, shape [E]
+        :param envs: whose they are, shape [E]
+        :param obs: of :meth:`arranged`, shape [E, ...]
+        :param next_obs: of :meth:`arranged`, shape [E, ...]
+        :param continues: whether ``obs`` is the environment's next observation that was added last, shape [E]
         """
-        :param obs: of :meth:`arranged`
-        :return: whether it is the next observation that was added last, to the bit, shape [n_envs]
+        self._add(rows, envs, obs, next_obs, continues)
+        self._added(rows, envs)
+
+    def _added(self, rows: np.ndarray, envs: np.ndarray) -> None:
         """
-        return np.zeros(self.n_envs, dtype=bool) if self.last_row is None else self._continues(obs, self.last_row)
+        :param rows: of the newest transitions, shape [E]
+        :param envs: shape [E]
+        """
+        self.filled = max(self.filled, int(rows.max()) + 1)
+        self.last_rows[envs] = rows
+
+    def continues(self, envs: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        """
+        :param envs: shape [E]
+        :param obs: of :meth:`arranged`, shape [E, ...]
+        :return: whether it is the environment's next observation that was added last, to the bit, shape [E]
+        """
+        last_rows = self.last_rows[envs]
+        return (last_rows >= 0) & self._continues(envs, obs, last_rows)
 
     @abstractmethod
-    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray: ...
+    def _continues(self, envs: np.ndarray, obs: np.ndarray, last_rows: np.ndarray) -> np.ndarray: ...
 
     @abstractmethod
-    def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None: ...
+    def _add(
+        self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray
+    ) -> None: ...
 
     @abstractmethod
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
@@ -115,12 +125,12 @@ class WholeStorage(ObservationStorage):
     def allocate(self) -> None:
         self.arrays = [np.zeros((self.rows, self.n_envs, *self.shape), self.dtype) for _ in (OBS, NEXT)]
 
-    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray:
-        return same_bits(self.arrays[NEXT][last_row], obs)
+    def _continues(self, envs: np.ndarray, obs: np.ndarray, last_rows: np.ndarray) -> np.ndarray:
+        return same_bits(self.arrays[NEXT][last_rows, envs], obs)
 
-    def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
-        self.arrays[OBS][row] = obs
-        self.arrays[NEXT][row] = next_obs
+    def _add(self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
+        self.arrays[OBS][rows, envs] = obs
+        self.arrays[NEXT][rows, envs] = next_obs
 
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         return self.arrays[which][rows, envs]
@@ -148,242 +158,6 @@ class WholeStorage(ObservationStorage):
         self.allocate()
         for array, filled in zip(self.arrays, filled_arrays, strict=True):
             array[: self.filled] = filled
-
-
-class Rings(NamedTuple):
-    """
-    Rings of slices, one for each environment.
-
-    ``slices`` has shape [n_envs, size + n_slices - 1, ...] and ``windows``, a view of it, [n_envs, size, n_slices, ...].
-    What came before ``firsts``, shape [n_envs], counted from the very first slice, was lost when they replaced others.
-    """
-
-    slices: np.ndarray
-    windows: np.ndarray
-    firsts: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """Slices in a ring."""
-        return self.windows.shape[1]
-
-    def put(self, envs: np.ndarray, positions: np.ndarray, slices: np.ndarray) -> None:
-        """
-        :param envs: shape [E]
-        :param positions: shape [E, k]
-        :param slices: shape [E, k, ...]
-        """
-        places = positions % self.size
-        self.slices[envs[:, None], places] = slices
-        e, k = np.nonzero(places < self.windows.shape[2] - 1)
-        self.slices[envs[e], places[e, k] + self.size] = slices[e, k]
-
-    def close(self) -> None:
-        """Repeat the first slices behind the last, as :meth:`put` does."""
-        self.slices[:, self.size :] = self.slices[:, : self.windows.shape[2] - 1]
-
-
-class FrameStorage(ObservationStorage):
-    """
-    Observations cut into slices along the axis they are stacked on, each slice kept once.
-
-    The slices of an environment lie one after another in a ring, and an observation is a window of them, named by its
-    newest slice. Where the next observation is the observation shifted by s slices, bit for bit, only its last s are added:
-    one for a stack of single-channel frames, a frame's channels for others, all of them where nothing is stacked. Where it
-    is not, or where a new episode starts, all are added. So what comes in comes out, however a stack was padded, and what
-    is no stack only takes more room. Which s to look for is learned from the first transitions.
-
-    A ring has room for the slices of endless episodes and 2% more. Each episode costs the slices of another observation;
-    where episodes are short, the ring is full before all rows are, and the oldest transitions are lost, see :meth:`holds`.
-
-    :param axis: of ``shape``, on which observations are stacked
-    :param shift: slices by which the next observation differs, as far as known
-    """
-
-    def __init__(
-        self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype, axis: int | None = None, shift: int = 1
-    ) -> None:
-        super().__init__(rows, n_envs, shape, dtype)
-        self.axis = shortest_axis(shape) if axis is None else axis
-        self.shift = shift
-        self.n_slices = shape[self.axis]
-        self.shifts_seen: Counter[int] = Counter()
-
-    @classmethod
-    def made_for(cls, rows: int, obs: np.ndarray, next_obs: np.ndarray) -> "FrameStorage":
-        """
-        :param rows: transitions of each environment
-        :param obs: first observations, shape [n_envs, ...]
-        :param next_obs: what follows them, shape [n_envs, ...]
-        :return: a storage with the axis and the shift that they show
-        """
-        n_envs, *shape = obs.shape
-        axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis])
-        shifts = {}
-        for axis in axes:
-            slices = [as_slices(part, axis) for part in (obs, next_obs)]
-            shifts[axis] = next(shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, *slices).all())
-        axis = next((axis for axis in axes if shifts[axis] < shape[axis]), axes[0])
-        return cls(rows, n_envs, tuple(shape), obs.dtype, axis, max(1, shifts[axis]))
-
-    def ring_size(self, rows: int) -> int:
-        """:return: slices in the ring of an environment; those of one transition always fit"""
-        return int((1 + SLACK) * rows * self.shift) + 2 * self.n_slices
-
-    def nbytes(self, rows: int) -> int:
-        slice_bytes = int(np.prod(self.shape)) // self.n_slices * self.dtype.itemsize
-        slices = self.ring_size(rows) + self.n_slices - 1
-        return self.n_envs * (slices * slice_bytes + 2 * 8 * rows)
-
-    def allocate(self) -> None:
-        self.newest = np.zeros((self.rows, self.n_envs, 2), dtype=np.int64)  # slices, counted from the very first
-        self.heads = np.zeros(self.n_envs, dtype=np.int64)  # slices added so far
-        self.rings = self._new_rings(self.ring_size(self.rows), firsts=np.zeros(self.n_envs, dtype=np.int64))
-
-    def _new_rings(self, size: int, firsts: np.ndarray) -> Rings:
-        slice_shape = tuple(np.delete(self.shape, self.axis))
-        # The first slices stand again behind the last, so that the seam cuts no window
-        slices = np.zeros((self.n_envs, size + self.n_slices - 1, *slice_shape), self.dtype)
-        windows = np.lib.stride_tricks.sliding_window_view(slices, self.n_slices, axis=1)
-        return Rings(slices, np.moveaxis(windows, -1, 2), firsts)
-
-    # Adding
-
-    def arranged(self, obs: np.ndarray) -> np.ndarray:
-        return as_slices(obs, self.axis)
-
-    def _continues(self, obs: np.ndarray, last_row: int) -> np.ndarray:
-        newest = self.newest[last_row, :, NEXT]
-        last = self._windows(newest, np.arange(self.n_envs))
-        # After an interrupt while adding, the ring may go on with something else
-        return same_bits(last, obs) & (newest == self.heads - 1)
-
-    def _add(self, row: int, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
-        if not continues.all():
-            starting = np.flatnonzero(~continues)
-            self._append(starting, obs[starting])
-        self.newest[row, :, OBS] = self.heads - 1
-        settled = self.shifts_seen.total() >= SETTLE
-        left = np.ones(self.n_envs, dtype=bool)
-        for shift in (self.shift, self.n_slices) if settled else possible_shifts(self.n_slices):
-            fits = left & shifted_by(shift, obs, next_obs)
-            envs = np.flatnonzero(fits)
-            self._append(envs, next_obs[envs, self.n_slices - shift :])
-            if shift > 0:  # an observation that stays the same does not tell
-                self.shifts_seen[shift] += len(envs)
-            left &= ~fits
-            if not left.any():
-                break
-        self.newest[row, :, NEXT] = self.heads - 1
-        if not settled:
-            self._learn_shift()
-
-    def _append(self, envs: np.ndarray, slices: np.ndarray) -> None:
-        """
-        :param envs: shape [E]
-        :param slices: to add to each one's ring, shape [E, k, ...]
-        """
-        positions = self.heads[envs, None] + np.arange(slices.shape[1])  # [E, k]
-        self.heads[envs] += slices.shape[1]  # first, so that nothing that an interrupt leaves half written seems to be there
-        self.rings.put(envs, positions, slices)
-
-    def _learn_shift(self) -> None:
-        """Take the most frequent shift so far; rings of another size take over what they have room for."""
-        if self.shifts_seen:
-            self.shift = self.shifts_seen.most_common(1)[0][0]
-        size, old = self.ring_size(self.rows), self.rings
-        if size == old.size:
-            return
-        rings = self._new_rings(size, firsts=np.maximum(old.firsts, self.heads - min(size, old.size)))
-        for env, head in enumerate(self.heads):
-            kept = np.arange(rings.firsts[env], head)
-            rings.put(np.array([env]), kept[None], old.slices[[env]][:, kept % old.size])
-        self.rings = rings
-
-    # Taking
-
-    def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
-        windows = self._windows(self.newest[rows, envs, which], envs)
-        return windows if self.axis == 0 else np.moveaxis(windows, 1, self.axis + 1)
-
-    def _windows(self, newest: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """
-        :param newest: slices, shape [B]
-        :param envs: shape [B]
-        :return: the observations that end with them, shape [B, n_slices, ...]
-        """
-        return self.rings.windows[envs, (newest - (self.n_slices - 1)) % self.rings.size]
-
-    def holds(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        oldest = self.newest[rows, envs, OBS] - (self.n_slices - 1)
-        return oldest >= np.maximum(self.rings.firsts, self.heads - self.rings.size)[envs]
-
-    def follow(self, rows: np.ndarray, next_rows: np.ndarray, env: int) -> np.ndarray:
-        return self.newest[next_rows, env, OBS] == self.newest[rows, env, NEXT]
-
-    def recover(self) -> None:
-        self.rings.close()
-
-    def check_valid(self) -> None:
-        slices = self.rings.slices
-        if not np.array_equal(slices[:, self.rings.size :], slices[:, : self.n_slices - 1]):
-            raise ValueError("The replay buffer is broken: the end of a ring of frames does not show its beginning.")
-        newest = self.newest[: self.filled]
-        if not ((newest >= self.n_slices - 1) & (newest < self.heads[:, None])).all():
-            raise ValueError("The replay buffer is broken: observations name frames that were never added.")
-        added = newest[..., NEXT] - newest[..., OBS]
-        if not ((added >= 0) & (added <= self.n_slices)).all():
-            raise ValueError("The replay buffer is broken: next observations lie before observations, or far behind them.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        rings = self.rings
-        slices = [each[: min(head, rings.size)] for each, head in zip(rings.slices, self.heads, strict=True)]
-        return {**vars(self), "newest": self.newest[: self.filled], "rings": (rings.size, rings.firsts, slices)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        newest, (size, firsts, all_slices) = state.pop("newest"), state.pop("rings")
-        vars(self).update(state)
-        self.newest = np.zeros((self.rows, self.n_envs, 2), dtype=np.int64)
-        self.newest[: self.filled] = newest
-        self.rings = self._new_rings(size, firsts)
-        for ring, slices in zip(self.rings.slices, all_slices, strict=True):
-            ring[: len(slices)] = slices
-        self.rings.close()
-
-
-def shortest_axis(shape: tuple[int, ...]) -> int:
-    """
-    :param shape: of an observation
-    :return: the shorter one of the first and the last axis, on one of which observations are stacked
-    """
-    return min(0, len(shape) - 1, key=lambda axis: shape[axis])
-
-
-def possible_shifts(n_slices: int) -> list[int]:
-    """
-    :param n_slices: slices of an observation
-    :return: by how many the next may differ, if it is a stack of frames with as many slices each; 0 if it is the same
-    """
-    return [0, *(shift for shift in range(1, n_slices + 1) if n_slices % shift == 0)]
-
-
-def as_slices(obs: np.ndarray, axis: int) -> np.ndarray:
-    """
-    :param obs: shape [n_envs, ...]
-    :param axis: of an observation
-    :return: C-contiguous, shape [n_envs, n_slices, ...]
-    """
-    return np.ascontiguousarray(obs if axis == 0 else np.moveaxis(obs, axis + 1, 1))
-
-
-def shifted_by(shift: int, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """
-    :param shift: in slices
-    :param obs: C-contiguous, shape [n_envs, n_slices, ...]
-    :param next_obs: C-contiguous, shape [n_envs, n_slices, ...]
-    :return: whether all but the last ``shift`` slices of ``next_obs`` are the last ones of ``obs``, shape [n_envs]
-    """
-    return same_bits(next_obs[:, : obs.shape[1] - shift], obs[:, shift:])
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:

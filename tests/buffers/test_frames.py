@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.buffers.storage import FrameStorage
+from sb3_distrl.buffers.frames import FrameStorage
 from tests.buffers.naive_replay import ACTIONS
 from tests.buffers.stacks import LAYOUTS, PADDINGS, Part, StackedEnvs
 from tests.buffers.whole_replay import Step, WholeReplay, add_to_both, check_both

@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
-from sb3_distrl.buffers.storage import FrameStorage, WholeStorage
+from sb3_distrl.buffers.frames import FrameStorage
+from sb3_distrl.buffers.storage import WholeStorage
 from tests.buffers.naive_replay import ACTIONS, CLASSES, make_buffer
 from tests.buffers.stacks import Part, StackedEnvs, passed
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_distrl.buffers.storage import FrameStorage
+from sb3_distrl.buffers.frames import FrameStorage
 from tests.buffers.stacks import passed, received
 
 

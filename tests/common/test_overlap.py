@@ -40,7 +40,7 @@ def gradient_steps(model: Any, totals: list[int]) -> list[tuple[Any, ...]]:
     def keep(batch: Any) -> None:
         buffer, group = model.replay_buffer, model.policy.optimizer.param_groups[0]
         target_updates = model._n_calls // max(model.target_update_interval // model.n_envs, 1)
-        seen.append((buffer._added, model.num_timesteps, target_updates, model.beta, group["lr"], len(batch.rewards)))
+        seen.append((int(buffer._added[0]), model.num_timesteps, target_updates, model.beta, group["lr"], len(batch.rewards)))
         assert model.policy.training
         gradient_step(batch)
 
@@ -270,7 +270,7 @@ def test_what_stops_training_is_what_the_caller_sees() -> None:
     model = make(QRDQN, DummyVecEnv([Env]), learning_starts=0, train_freq=1)
 
     def stop(batch: Any) -> None:
-        if model.replay_buffer._added == 11:  # 5 and 6 steps
+        if model.replay_buffer._added[0] == 11:  # 5 and 6 steps
             raise KeyboardInterrupt
 
     model._gradient_step = stop

@@ -1,0 +1,236 @@
+"""Transitions of many environments, each environment's in a ring of its own: what a replay buffer keeps, and how it is added."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
+from sb3_distrl.buffers.storage import NEXT, OBS
+from sb3_distrl.buffers.sum_tree import SumTree
+from sb3_distrl.checks import check_finite, check_memory
+
+FORMAT = 2  # of a saved buffer; another one cannot be loaded
+ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
+
+
+class TransitionBuffer(ReplayBuffer):
+    """
+    The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described, and the masses
+    that they are drawn by.
+
+    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`extend`).
+    """
+
+    alpha: float
+    priority_eps: float
+
+    def reset(self) -> None:
+        """Forget all transitions and priorities, and give their memory back."""
+        super().reset()
+        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, self.optimize_memory_usage)
+        self.max_priority = 1.0
+        self._changing: tuple[np.ndarray, int] | None = None  # inside of what must not be left half done: whose rows, how many
+        self._added = np.zeros(self.n_envs, dtype=np.int64)  # rows of each environment, since the first
+        self._oldest = np.zeros(self.n_envs, dtype=np.int64)  # the row of each environment's oldest transition, counted alike
+        self._all_envs = np.arange(self.n_envs)
+
+    # Memory
+
+    def check_memory(self) -> None:
+        """
+        :raises ValueError: if the buffer is not allocated yet and there is less memory than it needs, as far as one can tell
+            before the first observations
+        """
+        if not self.stored.allocated:
+            self._check_memory(self.stored.storages_for())
+
+    def _check_memory(self, storages: Storages) -> None:
+        observation_bytes, fixed_bytes = (nbytes(storages, rows) for rows in (self.buffer_size, 0))
+        slots = self.buffer_size * self.n_envs
+        slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
+        remedy = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
+        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, remedy)
+
+    def _allocate(self, storages: Storages) -> None:
+        """:param storages: for the observations"""
+        self._check_memory(storages)
+        self._allocate_rows()
+        self.tree = SumTree(self.buffer_size * self.n_envs)
+        self.stored.allocate(storages)
+
+    def _allocate_rows(self) -> None:
+        shape = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros((*shape, self.action_dim), dtype=self._maybe_cast_dtype(self.action_space.dtype))
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self._dones = np.zeros(shape, dtype=bool)
+        self.timeouts = np.zeros(shape, dtype=bool)
+
+    def size(self) -> int:
+        """:return: rows of the environment that has filled most"""
+        return int(min(self._added.max(), self.buffer_size))
+
+    @property
+    def dones(self) -> np.ndarray:  # type: ignore[override]
+        """
+        Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
+
+        It is a copy: SB3's learn() makes terminations of the last transitions where memory is optimised (its issue 46).
+        """
+        return self._dones.copy()
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """SB3's array, shape [rows, n_envs, ...], or a dict of them; not with ``optimize_memory_usage``."""
+        return self.stored.arrays(OBS)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """Like :attr:`observations`."""
+        return self.stored.arrays(NEXT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._recover()
+        filled = {name: vars(self)[name][: self.size()] for name in ROW_ARRAYS if self.stored.allocated}
+        return {"format": FORMAT, **vars(self), **filled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state.pop("format", None) != FORMAT:
+            raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
+        vars(self).update(state)
+        if self.stored.allocated:
+            self._allocate_rows()
+            for name in ROW_ARRAYS:
+                vars(self)[name][: self.size()] = state[name]
+            # Whoever loads the buffer goes on with another environment, or with the same one at another state
+            self.end_episodes()
+
+    # Adding
+
+    def add(  # type: ignore[override]
+        self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """
+        Add one transition of each environment, with the largest priority seen so far.
+
+        An observation that is not the one which the environment's last transition led to starts a new episode: the
+        environment was reset between (see also :meth:`end_episodes`).
+
+        :param obs: observations s_t of all environments, shape [n_envs, ...]
+        :param next_obs: s_{t+1}; where the episode ended, its true final observation, shape [n_envs, ...]
+        :param action: a_t, shape [n_envs, ...]
+        :param reward: r_{t+1}, shape [n_envs]
+        :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
+        :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
+        :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
+        """
+        check_finite("reward", np.asarray(reward), REMEDY)
+        obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
+        if not self.stored.allocated:
+            self._allocate(self.stored.storages_for(obs, next_obs))
+        obs, next_obs = self.stored.arranged(obs), self.stored.arranged(next_obs)
+        envs = self._all_envs
+        (rows,) = self._begin_adding(envs, 1)
+        continues = self.stored.continues(envs, obs)
+        self._end_interrupted(envs[~continues])
+
+        truncated = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
+        self.actions[rows, envs] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[rows, envs] = reward
+        self._dones[rows, envs] = done
+        self.timeouts[rows, envs] = truncated
+        self.stored.add(rows, envs, obs, next_obs, continues)
+        self._finish_adding(envs, rows[None], np.full((1, self.n_envs), self.max_priority**self.alpha))
+
+    def _begin_adding(self, envs: np.ndarray, steps: int) -> np.ndarray:
+        """
+        :param envs: whose transitions are to be added, shape [E]
+        :param steps: T, how many of each
+        :return: rows for them, where nothing can be drawn any more, shape [T, E]
+        """
+        self._recover()
+        self._changing = envs, steps
+        rows = self._rows(envs, steps)
+        if (self._added[envs] + steps > self.buffer_size).any():
+            self.tree.update((rows * self.n_envs + envs).reshape(-1), np.zeros(rows.size))
+        return rows
+
+    def _rows(self, envs: np.ndarray, steps: int) -> np.ndarray:
+        """:return: the rows after the newest ones, shape [steps, E]"""
+        return (self._added[envs] + np.arange(steps)[:, None]) % self.buffer_size
+
+    def _finish_adding(self, envs: np.ndarray, rows: np.ndarray, masses: np.ndarray) -> None:
+        """
+        :param envs: shape [E]
+        :param rows: that were written, shape [T, E]
+        :param masses: shape [T, E]
+        """
+        self._added[envs] += len(rows)
+        self._set_position()
+        self.tree.update((rows * self.n_envs + envs).reshape(-1), masses.reshape(-1))
+        if self.optimize_memory_usage:
+            self._evict()
+        self._changing = None
+
+    def _set_position(self) -> None:
+        """Have SB3's ``pos`` and ``full`` say what they do in its buffers; of the environment that has filled most."""
+        added = int(self._added.max())
+        self.pos, self.full = added % self.buffer_size, added >= self.buffer_size
+
+    def _recover(self) -> None:
+        """Make good what an exception, such as Ctrl-C, has left half done: transitions may be lost, none is wrong."""
+        if self._changing is None:
+            return
+        envs, steps = self._changing
+        self._set_position()
+        self.stored.recover()
+        masses = self._masses()
+        masses[self._rows(envs, steps), envs] = 0  # those that were being overwritten
+        self._oldest[envs] = np.maximum(self._oldest[envs], self._added[envs] + steps - self.buffer_size)
+        newest = self._added[envs] - 1 - np.arange(steps)[:, None]  # they may be there, without a mass yet
+        rows, columns = newest % self.buffer_size, np.broadcast_to(envs, newest.shape)
+        without = (newest >= self._oldest[envs]) & (masses[rows, columns] == 0)
+        masses[rows[without], columns[without]] = self.max_priority**self.alpha
+        self.tree.update(np.arange(masses.size), masses.flatten())
+        self._evict()
+        self._end_interrupted(self._all_envs)
+        self._changing = None
+
+    def end_episodes(self, envs: np.ndarray | None = None) -> None:
+        """
+        Say that environments were, or will be, reset: the next transition of each starts a new episode.
+
+        The last stored transitions then count as truncated, so that no n-step return reaches past them.
+
+        :param envs: which; by default all of them
+        """
+        if self.stored.allocated:
+            self._recover()
+            self._end_interrupted(self._all_envs if envs is None else envs)
+
+    def _end_interrupted(self, envs: np.ndarray) -> None:
+        """
+        Mark the last transitions as truncated where they are not marked done already.
+
+        :param envs: whose streams were interrupted
+        """
+        last = (self._added[envs] - 1) % self.buffer_size  # before the first is added, nobody reads what is marked
+        self.timeouts[last, envs] |= ~self._dones[last, envs]
+
+    def _evict(self) -> None:
+        """Take the mass of the oldest transitions whose frames were overwritten."""
+        np.maximum(self._oldest, self._added - self.buffer_size, out=self._oldest)
+        envs = np.flatnonzero(self._oldest < self._added)
+        while len(envs):
+            rows = self._oldest[envs] % self.buffer_size
+            lost = ~self.stored.hold(rows, envs)
+            if not lost.any():
+                break
+            rows, envs = rows[lost], envs[lost]
+            self.tree.update(rows * self.n_envs + envs, np.zeros(len(envs)))
+            self._oldest[envs] += 1
+            envs = envs[self._oldest[envs] < self._added[envs]]
+
+    def _masses(self) -> np.ndarray:
+        """:return: a copy of all masses, shape [rows, n_envs]"""
+        return self.tree[np.arange(self.buffer_size * self.n_envs)].reshape(self.buffer_size, self.n_envs)
