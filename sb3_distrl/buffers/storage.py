@@ -126,11 +126,17 @@ class WholeStorage(ObservationStorage):
         self.arrays = [np.zeros((self.rows, self.n_envs, *self.shape), self.dtype) for _ in (OBS, NEXT)]
 
     def _continues(self, envs: np.ndarray, obs: np.ndarray, last_rows: np.ndarray) -> np.ndarray:
-        return same_bits(self.arrays[NEXT][last_rows, envs], obs)
+        return same_bits(self.arrays[NEXT][self._at(last_rows, envs)], obs)
 
     def _add(self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
-        self.arrays[OBS][rows, envs] = obs
-        self.arrays[NEXT][rows, envs] = next_obs
+        where = self._at(rows, envs)
+        self.arrays[OBS][where] = obs
+        self.arrays[NEXT][where] = next_obs
+
+    def _at(self, rows: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | int:
+        """:return: an index of the arrays; of environments in step a row, which needs no copy of each"""
+        in_step = len(envs) == self.n_envs and (rows == rows[0]).all()
+        return int(rows[0]) if in_step else (rows, envs)
 
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         return self.arrays[which][rows, envs]

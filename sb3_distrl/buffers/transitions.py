@@ -1,4 +1,4 @@
-"""Transitions of many environments, each environment's in a ring of its own: what a replay buffer keeps, and how it is added."""
+"""What a replay buffer keeps, and how it is added: the transitions of each environment in a ring of its own."""
 
 from typing import Any
 
@@ -174,7 +174,7 @@ class TransitionBuffer(ReplayBuffer):
 
     def _set_position(self) -> None:
         """Have SB3's ``pos`` and ``full`` say what they do in its buffers; of the environment that has filled most."""
-        added = int(self._added.max())
+        added = max(self._added.tolist())
         self.pos, self.full = added % self.buffer_size, added >= self.buffer_size
 
     def _recover(self) -> None:
