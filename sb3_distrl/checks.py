@@ -51,6 +51,20 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
         raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")
 
 
+def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    """
+    :param name: what it is
+    :param array: to check
+    :param shape: that it must have; ``None`` is any length
+    :param dtype: that it must have
+    :raises ValueError: if it has another shape or type, or a number that is not finite
+    """
+    fits = len(array.shape) == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b is not None)
+    if not fits or array.dtype != dtype:
+        raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} should have shape {shape} and type {dtype}.")
+    check_finite(name, array, "mend the environment")
+
+
 def available_memory() -> float:
     """:return: memory that is free, in bytes; without psutil all of the machine's, or infinity where it is not known"""
     if psutil is not None:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_distrl.buffers.blocks import FrameBlock
 from sb3_distrl.buffers.storage import NEXT, OBS, ObservationStorage, same_bits
+from sb3_distrl.checks import check_array
 
 SLACK = 0.02  # share by which a ring of slices is larger than endless episodes need
 SETTLE = 100  # transitions from which a storage learns by how many slices observations shift
@@ -59,12 +61,21 @@ class FrameStorage(ObservationStorage):
 
     :param axis: of ``shape``, on which observations are stacked
     :param shift: slices by which the next observation differs, as far as known
+    :param lossless: have room for whatever comes, so that rows are never lost before they are overwritten
     """
 
     def __init__(
-        self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype, axis: int | None = None, shift: int = 1
+        self,
+        rows: int,
+        n_envs: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        axis: int | None = None,
+        shift: int = 1,
+        lossless: bool = False,
     ) -> None:
         super().__init__(rows, n_envs, shape, dtype)
+        self.lossless = lossless
         self.axis = shortest_axis(shape) if axis is None else axis
         self.shift = shift
         self.n_slices = shape[self.axis]
@@ -89,7 +100,7 @@ class FrameStorage(ObservationStorage):
 
     def ring_size(self, rows: int) -> int:
         """:return: slices in the ring of an environment; those of one transition always fit"""
-        return int((1 + SLACK) * rows * self.shift) + 2 * self.n_slices
+        return 2 * rows * self.n_slices if self.lossless else int((1 + SLACK) * rows * self.shift) + 2 * self.n_slices
 
     def nbytes(self, rows: int) -> int:
         slice_bytes = int(np.prod(self.shape)) // self.n_slices * self.dtype.itemsize
@@ -143,7 +154,39 @@ class FrameStorage(ObservationStorage):
         """
         positions = self.heads[envs, None] + np.arange(slices.shape[1])  # [E, k]
         self.heads[envs] += slices.shape[1]  # first, so that nothing that an interrupt leaves half written seems to be there
-        self.rings.put(envs, positions, slices)
+        self.rings.put(envs, positions[:, -self.rings.size :], slices[:, -self.rings.size :])
+
+    def block(self) -> FrameBlock:
+        assert (self.heads <= self.rings.size).all(), "slices were overwritten"
+        slices = [each[:head] for each, head in zip(self.rings.slices, self.heads, strict=True)]
+        return FrameBlock(self.axis, slices, self.newest[: self.filled], self.shifts_seen)
+
+    def first(self, block: FrameBlock) -> np.ndarray:
+        return np.stack([slices[: self.n_slices] for slices in block.slices])
+
+    def _extend(self, rows: np.ndarray, envs: np.ndarray, block: FrameBlock, continues: np.ndarray) -> None:
+        for e, env in enumerate(envs):
+            there = self.n_slices if continues[e] else 0  # slices of the first observation
+            begin = self.heads[env] - there
+            self._append(envs[e : e + 1], block.slices[e][None, there:])
+            self.newest[rows[:, e], env] = block.newest[:, e] + begin
+        settled = self.shifts_seen.total() >= SETTLE
+        self.shifts_seen.update(block.shifts_seen)
+        if not settled:
+            self._learn_shift()
+
+    def check_block(self, block: FrameBlock, steps: int, n_envs: int) -> None:
+        slice_shape = tuple(np.delete(self.shape, self.axis))
+        check_array("newest", block.newest, (steps, n_envs, 2), np.dtype(np.int64))
+        if block.axis != self.axis or len(block.slices) != n_envs:
+            raise ValueError(
+                f"observations of {len(block.slices)} environments, cut along axis={block.axis}, should be of {n_envs}, cut "
+                f"along axis={self.axis}."
+            )
+        for slices, newest in zip(block.slices, block.newest.swapaxes(0, 1), strict=True):
+            check_array("observations", slices, (None, *slice_shape), self.dtype)
+            if newest.min() < self.n_slices - 1 or newest.max() >= len(slices):
+                raise ValueError(f"observations end with slices {newest.min()} to {newest.max()} of {len(slices)}.")
 
     def _learn_shift(self) -> None:
         """Take the most frequent shift so far; rings of another size take over what they have room for."""
@@ -187,7 +230,8 @@ class FrameStorage(ObservationStorage):
         if not np.array_equal(slices[:, self.rings.size :], slices[:, : self.n_slices - 1]):
             raise ValueError("The replay buffer is broken: the end of a ring of frames does not show its beginning.")
         newest = self.newest[: self.filled]
-        if not ((newest >= self.n_slices - 1) & (newest < self.heads[:, None])).all():
+        there = (np.arange(len(newest))[:, None] < self.filled_by_env)[..., None]
+        if not ((newest >= self.n_slices - 1) & (newest < self.heads[:, None]) | ~there).all():
             raise ValueError("The replay buffer is broken: observations name frames that were never added.")
         added = newest[..., NEXT] - newest[..., OBS]
         if not ((added >= 0) & (added <= self.n_slices)).all():

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
+from sb3_distrl.buffers.blocks import FrameBlock, StoredBlock
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import ObservationStorage, WholeStorage
 from sb3_distrl.checks import check_finite
@@ -32,11 +33,12 @@ class Observations:
     :param rows: transitions of each environment
     :param n_envs: number of environments
     :param frames_once: keep each frame of a stack once
+    :param for_blocks: for transitions that are all to be passed on by :meth:`blocks`
     """
 
-    def __init__(self, space: spaces.Space, rows: int, n_envs: int, frames_once: bool) -> None:
+    def __init__(self, space: spaces.Space, rows: int, n_envs: int, frames_once: bool, for_blocks: bool = False) -> None:
         self.is_dict = isinstance(space, spaces.Dict)
-        self.rows, self.n_envs, self.frames_once = rows, n_envs, frames_once
+        self.rows, self.n_envs, self.frames_once, self.for_blocks = rows, n_envs, frames_once, for_blocks
         keys = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         self.shapes: dict[str, tuple[int, ...]] = {key: get_obs_shape(part) for key, part in keys.items()}  # type: ignore
         self.dtypes = {key: np.dtype(part.dtype) for key, part in keys.items()}
@@ -58,10 +60,22 @@ class Observations:
             arguments = (self.rows, self.n_envs, shape, self.dtypes[key])
             if not self.frames_once or not shape:  # a single number has no axis to be stacked on
                 storages[key] = WholeStorage(*arguments)
-            elif obs is None or next_obs is None:
-                storages[key] = FrameStorage(*arguments)
+            elif obs is None or next_obs is None or self.for_blocks:
+                storages[key] = FrameStorage(*arguments, lossless=self.for_blocks)
             else:
                 storages[key] = FrameStorage.made_for(self.rows, obs[key], next_obs[key])
+        return storages
+
+    def storages_of(self, blocks: dict[str, StoredBlock]) -> Storages:
+        """
+        :param blocks: the first observations
+        :return: a storage for each key that can be extended by them, not allocated
+        """
+        storages = self.storages_for()
+        for key, storage in storages.items():
+            block = blocks[key]
+            if isinstance(storage, FrameStorage) and isinstance(block, FrameBlock) and block.shifts_seen:
+                storage.shift = block.shifts_seen.most_common(1)[0][0]
         return storages
 
     def allocate(self, storages: Storages) -> None:
@@ -111,6 +125,40 @@ class Observations:
         """
         for key, storage in self.storages.items():
             storage.add(rows, envs, obs[key], next_obs[key], continues)
+
+    def blocks(self) -> dict[str, StoredBlock]:
+        """:return: all that was added"""
+        return {key: storage.block() for key, storage in self.storages.items()}
+
+    def first(self, blocks: dict[str, StoredBlock]) -> Parts:
+        """
+        :param blocks: of :meth:`blocks`
+        :return: their first observations, as of :meth:`arranged`
+        """
+        return {key: storage.first(blocks[key]) for key, storage in self.storages.items()}
+
+    def extend(self, rows: np.ndarray, envs: np.ndarray, blocks: dict[str, StoredBlock], continues: np.ndarray) -> None:
+        """
+        :param rows: where to, shape [T, E]
+        :param envs: shape [E]
+        :param blocks: of another one's :meth:`blocks`
+        :param continues: of :meth:`continues` for the first observations
+        """
+        for key, storage in self.storages.items():
+            storage.extend(rows, envs, blocks[key], continues)
+
+    def check_blocks(self, blocks: dict[str, StoredBlock], steps: int, n_envs: int) -> None:
+        """
+        :param blocks: that somebody else has made
+        :param steps: T
+        :param n_envs: E
+        :raises ValueError: if they are not blocks of these observations
+        """
+        storages = self.storages or self.storages_for()
+        if blocks.keys() != storages.keys():
+            raise ValueError(f"A block has observations {sorted(blocks)} and should have {sorted(storages)}.")
+        for key, storage in storages.items():
+            storage.check_block(blocks[key], steps, n_envs)
 
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> Obs:
         """

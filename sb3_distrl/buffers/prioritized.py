@@ -10,9 +10,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.transitions import TransitionBuffer
-from sb3_distrl.checks import check_at_least, check_finite, check_fraction
+from sb3_distrl.checks import check_at_least, check_fraction
 
-LARGEST = float(np.finfo(np.float32).max)
 NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
 
 
@@ -124,17 +123,13 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         """
         if isinstance(priorities, th.Tensor):
             priorities = priorities.detach().cpu().numpy()
-        priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
-        largest = float(priorities.max(initial=0.0))  # which is not a number, if one of them is not
-        if not largest <= LARGEST:
-            check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
-        self.max_priority = max(self.max_priority, largest)
+        masses = self._masses_of(priorities, len(indices))
         if not self.stored.allocated:
             return
         self._recover()
         self._changing = self._all_envs, 0
         # What has no mass was lost since the sample, or the buffer was reset
-        self.tree.update_drawable(np.asarray(indices), priorities**self.alpha)
+        self.tree.update_drawable(np.asarray(indices), masses)
         self._changing = None
 
     def _n_step_samples(

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from sb3_distrl.buffers.blocks import StoredBlock, WholeBlock
+from sb3_distrl.checks import check_array
+
 OBS, NEXT = 0, 1  # which of a transition's two observations is meant
 
 
@@ -20,8 +23,13 @@ class ObservationStorage(ABC):
 
     def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.rows, self.n_envs, self.shape, self.dtype = rows, n_envs, shape, dtype
-        self.filled = 0  # rows, of the environment that has most
+        self.filled_by_env = np.zeros(n_envs, dtype=np.int64)  # rows
         self.last_rows = np.full(n_envs, -1)  # where each environment's newest transition is
+
+    @property
+    def filled(self) -> int:
+        """Rows of the environment that has filled most."""
+        return int(self.filled_by_env.max())
 
     @abstractmethod
     def nbytes(self, rows: int) -> int:
@@ -56,11 +64,12 @@ class ObservationStorage(ABC):
 
     def _added(self, rows: np.ndarray, envs: np.ndarray) -> None:
         """
-        :param rows: of the newest transitions, shape [E]
+        :param rows: of the transitions, shape [E] or [T, E]
         :param envs: shape [E]
         """
-        self.filled = max(self.filled, int(rows.max()) + 1)
-        self.last_rows[envs] = rows
+        rows = rows.reshape(-1, len(envs))
+        self.filled_by_env[envs] = np.maximum(self.filled_by_env[envs], rows.max(axis=0) + 1)
+        self.last_rows[envs] = rows[-1]
 
     def continues(self, envs: np.ndarray, obs: np.ndarray) -> np.ndarray:
         """
@@ -78,6 +87,41 @@ class ObservationStorage(ABC):
     def _add(
         self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray
     ) -> None: ...
+
+    @abstractmethod
+    def block(self) -> StoredBlock:
+        """:return: all that was added since the storage was allocated, of which nothing may have been overwritten"""
+
+    @abstractmethod
+    def first(self, block: Any) -> np.ndarray:
+        """
+        :param block: of another storage of this kind
+        :return: its first observations, as of :meth:`arranged`, shape [E, ...]
+        """
+
+    def extend(self, rows: np.ndarray, envs: np.ndarray, block: Any, continues: np.ndarray) -> None:
+        """
+        Add T transitions of each of E environments.
+
+        :param rows: where to, shape [T, E]
+        :param envs: whose they are, shape [E]
+        :param block: of another storage of this kind
+        :param continues: whether its first observation is the environment's next observation that was added last, shape [E]
+        """
+        self._extend(rows, envs, block, continues)
+        self._added(rows, envs)
+
+    @abstractmethod
+    def _extend(self, rows: np.ndarray, envs: np.ndarray, block: Any, continues: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def check_block(self, block: Any, steps: int, n_envs: int) -> None:
+        """
+        :param block: that somebody else has made
+        :param steps: T
+        :param n_envs: E
+        :raises ValueError: if it is not a block of this storage's observations with T steps of E environments
+        """
 
     @abstractmethod
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
@@ -132,6 +176,20 @@ class WholeStorage(ObservationStorage):
         where = self._at(rows, envs)
         self.arrays[OBS][where] = obs
         self.arrays[NEXT][where] = next_obs
+
+    def block(self) -> WholeBlock:
+        return WholeBlock(*(array[: self.filled] for array in self.arrays))
+
+    def first(self, block: WholeBlock) -> np.ndarray:
+        return block.observations[0]
+
+    def _extend(self, rows: np.ndarray, envs: np.ndarray, block: WholeBlock, continues: np.ndarray) -> None:
+        for array, added in zip(self.arrays, block, strict=True):
+            array[rows, envs] = added
+
+    def check_block(self, block: WholeBlock, steps: int, n_envs: int) -> None:
+        for array in block:
+            check_array("observations", array, (steps, n_envs, *self.shape), self.dtype)
 
     def _at(self, rows: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | int:
         """:return: an index of the arrays; of environments in step a row, which needs no copy of each"""

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.sum_tree import SumTree
-from sb3_distrl.checks import check_finite, check_memory
+from sb3_distrl.checks import check_array, check_at_least, check_finite, check_memory
 
+LARGEST = float(np.finfo(np.float32).max)
 FORMAT = 2  # of a saved buffer; another one cannot be loaded
 ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
@@ -140,7 +142,81 @@ class TransitionBuffer(ReplayBuffer):
         self._dones[rows, envs] = done
         self.timeouts[rows, envs] = truncated
         self.stored.add(rows, envs, obs, next_obs, continues)
-        self._finish_adding(envs, rows[None], np.full((1, self.n_envs), self.max_priority**self.alpha))
+        self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
+
+    def start_block(self) -> None:
+        """Forget all transitions, and keep those that come, of ``buffer_size`` at the most, for :meth:`block`."""
+        self.reset()
+        self.stored.for_blocks = True
+
+    def block(self, priorities: np.ndarray | None = None) -> Block:
+        """
+        All transitions since :meth:`start_block`, for :meth:`extend` of another buffer.
+
+        :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other one has seen
+        :return: them, in the buffer's own arrays, which the next block does not use
+        """
+        steps = self.size()
+        rows = [array[:steps] for array in (self.actions, self.rewards, self._dones, self.timeouts)]
+        return Block(*rows, self.stored.blocks(), priorities)
+
+    def extend(self, envs: np.ndarray, block: Block) -> None:
+        """
+        Add T transitions of each of E environments at once. As in :meth:`add`, what does not go on with the environment's
+        last observation starts a new episode, and so does what :meth:`end_episodes` was called before.
+
+        :param envs: which of this buffer's environments they are of, shape [E]
+        :param block: of another buffer's :meth:`block`; one that :meth:`check_block` refuses would do harm
+        :raises ValueError: if the buffer does not fit into memory, or has no room for so many of one environment
+        """
+        steps = len(block.rewards)
+        check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
+        if not self.stored.allocated:
+            self._allocate(self.stored.storages_of(block.observations))
+        masses = self._masses_of(block.priorities, steps * len(envs))
+        rows = self._begin_adding(envs, steps)
+        continues = self.stored.continues(envs, self.stored.first(block.observations))
+        self._end_interrupted(envs[~continues])
+        for name, array in zip(ROW_ARRAYS, block, strict=False):
+            vars(self)[name][rows, envs] = array
+        self.stored.extend(rows, envs, block.observations, continues)
+        self._finish_adding(envs, rows, masses)
+
+    def check_block(self, block: Block, n_envs: int) -> None:
+        """
+        :param block: that somebody else has made
+        :param n_envs: E, whose transitions it should hold
+        :raises ValueError: if it does not fit: an array of another shape or type, an action that there is not, or a number
+            that is not finite
+        """
+        steps = len(block.rewards)
+        actions_dtype = self._maybe_cast_dtype(self.action_space.dtype)
+        check_array("actions", block.actions, (steps, n_envs, self.action_dim), actions_dtype)
+        check_array("rewards", block.rewards, (steps, n_envs), np.dtype(np.float32))
+        check_array("dones", block.dones, (steps, n_envs), np.dtype(bool))
+        check_array("timeouts", block.timeouts, (steps, n_envs), np.dtype(bool))
+        if block.priorities is not None:
+            check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
+        for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):
+            if not self.action_space.contains(action.reshape(self.action_space.shape)):
+                raise ValueError(f"actions={action} is not in {self.action_space}: mend what chose it.")
+        self.stored.check_blocks(block.observations, steps, n_envs)
+
+    def _masses_of(self, priorities: np.ndarray | None, size: int) -> np.ndarray:
+        """
+        :param priorities: with ``size`` elements, or none, which is the largest seen
+        :param size: how many transitions there are
+        :return: their masses, shape [size]
+        :raises ValueError: if a priority is not finite
+        """
+        if priorities is None:
+            return np.full(size, self.max_priority**self.alpha)
+        priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
+        largest = float(priorities.max(initial=0.0))  # which is not a number, if one of them is not
+        if not largest <= LARGEST:
+            check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
+        self.max_priority = max(self.max_priority, largest)
+        return priorities**self.alpha
 
     def _begin_adding(self, envs: np.ndarray, steps: int) -> np.ndarray:
         """
@@ -163,18 +239,18 @@ class TransitionBuffer(ReplayBuffer):
         """
         :param envs: shape [E]
         :param rows: that were written, shape [T, E]
-        :param masses: shape [T, E]
+        :param masses: shape [T * E]
         """
         self._added[envs] += len(rows)
         self._set_position()
-        self.tree.update((rows * self.n_envs + envs).reshape(-1), masses.reshape(-1))
+        self.tree.update((rows * self.n_envs + envs).reshape(-1), masses)
         if self.optimize_memory_usage:
             self._evict()
         self._changing = None
 
     def _set_position(self) -> None:
         """Have SB3's ``pos`` and ``full`` say what they do in its buffers; of the environment that has filled most."""
-        added = max(self._added.tolist())
+        added = int(self._added.max())
         self.pos, self.full = added % self.buffer_size, added >= self.buffer_size
 
     def _recover(self) -> None:

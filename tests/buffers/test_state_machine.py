@@ -16,7 +16,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
 from tests.buffers.naive_replay import ACTIONS
 from tests.buffers.stacks import LAYOUTS, PADDINGS, VALUES, Part, StackedEnvs
-from tests.buffers.whole_replay import Step, WholeReplay, add_to_both, check_both
+from tests.buffers.whole_replay import Step, WholeReplay, add_to_both, check_both, extend_both
 
 EXAMPLES = os.environ.get("REPLAY_EXAMPLES")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -46,9 +46,10 @@ class Replay(RuleBasedStateMachine):
         optimize=st.sampled_from([True, True, False]),
         alpha=st.sampled_from([0.5, 0.0, 0.6, 1.0]),
         handle_timeouts=st.booleans(),
+        in_blocks=st.booleans(),
         seed=SEEDS,
     )
-    def start(self, parts, size, n_envs, n_steps, optimize, alpha, handle_timeouts, seed):
+    def start(self, parts, size, n_envs, n_steps, optimize, alpha, handle_timeouts, in_blocks, seed):
         self.rng = np.random.default_rng(seed)
         np.random.seed(seed)
         self.envs, self.n_envs, self.optimize = StackedEnvs(parts, n_envs, self.rng), n_envs, optimize
@@ -60,6 +61,7 @@ class Replay(RuleBasedStateMachine):
         self.oracle = WholeReplay(size // n_envs, n_envs, handle_timeouts=handle_timeouts, **options)
         self.left = np.zeros(n_envs, dtype=int)  # steps of the episode
         self.batch = None
+        self.in_blocks = in_blocks  # of several steps, from another buffer
 
     @rule(
         steps=st.integers(1, 40),
@@ -70,6 +72,7 @@ class Replay(RuleBasedStateMachine):
     )
     def run(self, steps, longest, truncated, frozen, broken):
         """Episodes of up to ``longest`` steps, of which ``truncated`` is the share that is truncated."""
+        done = []
         for _ in range(steps):
             new = self.left <= 0
             self.left[new] = self.rng.integers(1, longest + 1, size=self.n_envs)[new]
@@ -79,8 +82,14 @@ class Replay(RuleBasedStateMachine):
             self.envs.step(frozen, broken)
             action, reward = self.rng.integers(4, size=self.n_envs), self.rng.integers(-9, 10, size=self.n_envs) / 4
             step = Step(obs, self.envs.obs(), action, reward, ends & ~cut, ends & cut)
-            add_to_both(self.buffer, self.oracle, step)
+            done.append(step)
             self.envs.reset(np.flatnonzero(ends))
+        if self.in_blocks:
+            for first in range(0, steps, self.buffer.buffer_size):
+                extend_both(self.buffer, self.oracle, done[first : first + self.buffer.buffer_size])
+        else:
+            for step in done:
+                add_to_both(self.buffer, self.oracle, step)
 
     @rule(told=st.booleans(), which=st.sampled_from(["all", "one"]), meddle=st.booleans())
     def learn_again(self, told, which, meddle):

@@ -1,10 +1,12 @@
 """Prioritized n-step replay as a list of whole transitions, the oracle of the state machine."""
 
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
 
 from sb3_distrl.buffers.frames import FrameStorage
+from tests.buffers.naive_replay import ACTIONS
 from tests.buffers.stacks import passed, received
 
 
@@ -161,6 +163,26 @@ def add_to_both(buffer, oracle, step):
         array.fill(1)  # the buffer keeps copies
     fewer = {key: min(size, rings.get(key, size)) for key, size in rings_of(buffer).items()}
     oracle.add(step, before or shifts_of(buffer), fewer)
+
+
+def extend_both(buffer, oracle, steps):
+    """The same as ``add_to_both`` for each step, but the buffer gets them as a block that another process has made."""
+    before, rings = shifts_of(buffer), rings_of(buffer)
+    other = type(buffer)(
+        len(steps) * buffer.n_envs, buffer.observation_space, ACTIONS, "cpu", buffer.n_envs, buffer.optimize_memory_usage,
+        buffer.handle_timeout_termination,
+    )  # fmt: skip
+    other.start_block()
+    for step in steps:
+        done = step.terminated | step.truncated
+        infos = [{"TimeLimit.truncated": bool(cut)} if end else {} for end, cut in zip(done, step.truncated, strict=True)]
+        other.add(passed(step.obs), passed(step.next_obs), step.action, step.reward, done, infos)
+    block = pickle.loads(pickle.dumps(other.block()))
+    buffer.check_block(block, buffer.n_envs)
+    buffer.extend(np.arange(buffer.n_envs), block)
+    fewer = {key: min(size, rings.get(key, size)) for key, size in rings_of(buffer).items()}
+    for step in steps:
+        oracle.add(step, before or shifts_of(buffer), fewer)
 
 
 def check_both(buffer, oracle):

@@ -1,0 +1,49 @@
+"""Transitions on their way from one replay buffer to another."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+
+class WholeBlock(NamedTuple):
+    """Observations and next observations of T steps of E environments, both of shape [T, E, ...]."""
+
+    observations: np.ndarray
+    next_observations: np.ndarray
+
+
+class FrameBlock(NamedTuple):
+    """
+    Observations of T steps of E environments with each slice once, see :class:`~sb3_distrl.buffers.frames.FrameStorage`.
+
+    Observations are cut along ``axis``. ``slices`` holds the slices of each environment, shape [K, ...]; ``newest``, shape
+    [T, E, 2], says which of them an observation and a next observation end with. The first observation stands at the
+    beginning of ``slices`` in full.
+    """
+
+    axis: int
+    slices: list[np.ndarray]
+    newest: np.ndarray
+    shifts_seen: Counter[int]
+
+
+StoredBlock = WholeBlock | FrameBlock
+
+
+class Block(NamedTuple):
+    """T steps of E environments: actions of shape [T, E, action_dim], observations of each key, and all others [T, E]."""
+
+    actions: np.ndarray
+    rewards: np.ndarray
+    dones: np.ndarray
+    timeouts: np.ndarray
+    observations: dict[str, StoredBlock]
+    priorities: np.ndarray | None
+
+    def nbytes(self) -> int:
+        """:return: of all arrays"""
+        arrays = [*self[:4], *([] if self.priorities is None else [self.priorities])]
+        for part in self.observations.values():
+            arrays += [*part] if isinstance(part, WholeBlock) else [*part.slices, part.newest]
+        return sum(array.nbytes for array in arrays)
