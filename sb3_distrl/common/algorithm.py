@@ -4,7 +4,6 @@ import inspect
 from abc import abstractmethod
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -18,9 +17,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
+from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
-from sb3_distrl.common.overlap import Overlapping
 from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
@@ -29,9 +28,9 @@ NORM_EVERY = 10  # gradient steps between norms of gradients, where none are cli
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
 
 
-class ValueAlgorithm(Overlapping):
+class ValueAlgorithm(Acting):
     """
-    Value-based learning in SB3: sampling, weighting, exploration, replay ratio, logging. Subclasses bring the loss.
+    Value-based learning in SB3: sampling, weighting, replay ratio, logging. Subclasses bring the loss.
 
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
     vectorised step on its own. These come on top:
@@ -243,37 +242,6 @@ class ValueAlgorithm(Overlapping):
                         "train with a new buffer."
                     )
             buffer.check_memory()
-
-    # Acting
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Choose actions; unless ``deterministic``, epsilon-greedily with a draw for each environment, and with noise.
-
-        :param observation: one observation, or one for each of several environments
-        :param state: passed through
-        :param episode_start: passed through
-        :param deterministic: greedy, without noise
-        :return: the actions, and the state
-        """
-        if deterministic:
-            return self.policy.predict(observation, state, episode_start, deterministic)
-        vectorized = self.policy.is_vectorized_observation(observation)
-        some_obs = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        n_obs = len(some_obs) if vectorized else 1
-        explore = np.random.rand(n_obs) < self.exploration_rate
-        actions = np.empty(n_obs, dtype=np.int64)
-        if not explore.all():
-            actions[:], state = self.policy.predict(observation, state, episode_start, deterministic)
-        for i in np.flatnonzero(explore):
-            actions[i] = self.action_space.sample()
-        return actions if vectorized else actions.squeeze(axis=0), state
 
     # Learning
 
