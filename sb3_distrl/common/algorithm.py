@@ -20,6 +20,7 @@ from sb3_distrl.common.acceleration import channels_last, check_acceleration, cl
 from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
+from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
@@ -52,6 +53,10 @@ class ValueAlgorithm(Acting):
     :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
         and projections in float32), which is faster where the processor computes in it
     :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
+    :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.acting.Acting`: "mean",
+        "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
+        :class:`~sb3_distrl.functional.risk.Distortion`
+    :param bootstrap_risk: that by which targets choose the next action; ``None``: the same, as in IQN's paper
     :raises ValueError: for arguments out of range
     """
 
@@ -70,6 +75,8 @@ class ValueAlgorithm(Acting):
         overlap: bool,
         precision: str,
         compile: bool,
+        risk: str | Distortion,
+        bootstrap_risk: str | Distortion | None,
         verbose: int,
         **dqn_arguments: Any,
     ) -> None:
@@ -90,6 +97,8 @@ class ValueAlgorithm(Acting):
         self.overlap = overlap
         self.precision = precision
         self.compile = compile
+        self.risk = risk
+        self.bootstrap_risk = bootstrap_risk
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
@@ -133,6 +142,7 @@ class ValueAlgorithm(Acting):
         """
         :raises ValueError: naming the argument, its value and the remedy
         """
+        self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
         own_policy = self.policy_aliases["MlpPolicy"]
         if not issubclass(self.policy_class, own_policy):
             raise ValueError(
