@@ -13,6 +13,7 @@ layers. The learning rate falls to 0, or the distributions would fluctuate to th
 
 import argparse
 import multiprocessing
+import pickle
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ SHARED: dict[str, Any] = dict(
 )
 ADAM = dict(eps=1e-8)
 NETWORKS: dict[str, dict[str, Any]] = {
-    "rainbow": dict(net_arch=[64, 64], noisy=False, v_min=-120.0, v_max=0.0, optimizer_kwargs=ADAM),
+    "rainbow": dict(net_arch=[64, 64], noisy=False, v_min=-150.0, v_max=0.0, optimizer_kwargs=ADAM),
     "iqn": dict(net_arch=[64, 64], n_quantiles=16, n_target_quantiles=16, n_eval_quantiles=32, optimizer_kwargs=ADAM),
     "qrdqn": dict(net_arch=[64, 64], n_quantiles=50, optimizer_kwargs=ADAM),
 }
@@ -104,23 +105,28 @@ def run(job: tuple[str, int, Path]) -> Result:
     :return: what it has learnt, and how it acts
     """
     algo, seed, folder = job
+    done = folder / f"{algo}_{seed}.pkl"
+    if done.exists():
+        return pickle.loads(done.read_bytes())
     th.set_num_threads(1)
     start = time.process_time()
     model = train(algo, seed)
     seconds = time.process_time() - start
     model.save(folder / f"{algo}_{seed}")
-    learnt = model.predict_distribution(np.int64(START))
+    learnt = model.predict_distribution(np.array(START))
     pairs = zip(learnt.values.astype(float), learnt.probabilities, strict=True)
     distances = [wasserstein(pair, return_distribution(START, action)) for action, pair in enumerate(pairs)]
     choices, means, cvars = [], [], []
     for risk in RISKS:
         model.risk = risk
-        choices.append(int(model.predict(np.int64(START), deterministic=True)[0]))
+        choices.append(int(model.predict(np.array(START), deterministic=True)[0]))
         env = make_vec_env(ENV_ID, n_envs=8, seed=1000 + seed)
         returns, _ = evaluate_policy(model, env, EPISODES, return_episode_rewards=True)
         means.append(float(np.mean(returns)))
         cvars.append(float(np.sort(returns)[: int(LEVEL * EPISODES)].mean()))
-    return Result(algo, seed, learnt, distances, choices, means, cvars, seconds)
+    result = Result(algo, seed, learnt, distances, choices, means, cvars, seconds)
+    done.write_bytes(pickle.dumps(result))
+    return result
 
 
 def truth() -> ValueDistribution:
@@ -234,7 +240,9 @@ def main() -> None:
     parser.add_argument("--algos", nargs="+", default=["rainbow", "iqn", "qrdqn"], choices=list(ALGORITHMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--models", type=Path, default=ROOT / "runs" / "risky_choice", help="folder for the models")
+    parser.add_argument(
+        "--models", type=Path, default=ROOT / "runs" / "risky_choice", help="models and runs, which are not run again"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "risky_choice.md", help="and .png")
     args = parser.parse_args()
 
