@@ -205,7 +205,7 @@ class Wang(_WithLevel):
 @dataclass(frozen=True)
 class Power(_WithLevel):
     """
-    The power formula: tau^(1 / (1 + |eta|)) for eta >= 0, otherwise 1 - (1 - tau)^(1 / (1 + |eta|)).
+    The power formula: ``tau^(1 / (1 + |eta|))`` for eta >= 0, otherwise ``1 - (1 - tau)^(1 / (1 + |eta|))``.
 
     :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -2
     :raises ValueError: for one that is not finite
