@@ -27,9 +27,12 @@ from tqdm import trange
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.plotting import record_episode, save_film
 from sb3_distrl.plotting.distribution import COLORS
 
 FRACTIONS = np.arange(1, 20) / 20
+ACTION_NAMES = {"LunarLander-v3": ("no engine", "left engine", "main engine", "right engine")}
+FILM_STEPS, EVERY = 400, 4
 BOOTSTRAPS = 1_000
 
 
@@ -198,6 +201,18 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int, horizo
     return "\n".join(lines) + "\n"
 
 
+def film(model: ValueAlgorithm, env_id: str, seed: int, path: Path) -> None:
+    """
+    :param model: plays greedily
+    :param env_id: name of the environment
+    :param seed: of the environment
+    :param path: GIF file for an episode, with the distributions as they move
+    """
+    env = make_env(env_id, seed, env_kwargs=dict(render_mode="rgb_array"))
+    moments = record_episode(model, env, FILM_STEPS)
+    save_film(moments, path, ACTION_NAMES.get(env_id), fps=12, every=EVERY)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="LunarLander-v3")
@@ -205,8 +220,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--horizon", type=int, default=300)
+    parser.add_argument("--film-seed", type=int, default=2, help="of the episode that the first model is filmed in")
     parser.add_argument("--models", type=Path, default=ROOT / "runs" / "calibration", help="folder for the models")
-    parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "calibration.md", help="and .png")
+    parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "calibration.md", help="and .png, .gif")
     args = parser.parse_args()
 
     th.set_num_threads(1)
@@ -218,6 +234,8 @@ def main() -> None:
             calibrations.append(calibrate(model, args.env, name, args.episodes, args.horizon, 10_000 + seed))
     args.output.write_text(report(calibrations, args.env, args.episodes, args.horizon))
     draw(calibrations, args.env, args.output.with_suffix(".png"))
+    first = trained(args.algos[0], args.env, args.seeds[0], args.models)
+    film(first, args.env, args.film_seed, args.output.with_suffix(".gif"))
     print(args.output.read_text())
 
 
