@@ -46,7 +46,7 @@ class Acting(Overlapping):
     The distributions stay those that were learnt.
 
     ``bootstrap_risk`` is for learning: which next action's distribution the targets bootstrap from. ``None``, the default,
-    follows ``risk``, as in the paper, whose policy chooses both (algorithm 1): what is learnt is then the distribution of
+    follows ``risk``, as in the paper, whose policy chooses both (equation 2): what is learnt is then the distribution of
     returns under that policy, as far as it is consistent over time, which measures other than the mean need not be. With
     "mean" the distributions are those of the policy that maximises the mean, whatever the actions are chosen by.
 

@@ -34,7 +34,8 @@ def enjoy(parser: type[argparse.ArgumentParser]) -> None:
 
 def plot_distribution() -> None:
     """Draw the distributions of returns of an agent."""
-    importlib.import_module("sb3_distrl.zoo.distributions").main()
+    with ffmpeg():
+        importlib.import_module("sb3_distrl.zoo.distributions").main()
 
 
 def plot(command: str) -> None:
