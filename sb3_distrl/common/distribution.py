@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch as th
+from numpy.typing import ArrayLike
 
 from sb3_distrl.checks import check_fraction
 from sb3_distrl.functional import CVaR, Distortion, as_distortion
@@ -19,7 +20,7 @@ class ValueDistribution:
 
     :param values: atoms, kept in ascending order, shape [..., A, Z]
     :param probabilities: of the atoms, same shape
-    :raises ValueError: if the shapes differ, or the probabilities of a distribution are none
+    :raises ValueError: if the shapes differ, or probabilities are negative or do not sum to 1
     """
 
     values: np.ndarray
@@ -47,7 +48,7 @@ class ValueDistribution:
         deviations = self.values - self.mean()[..., None]
         return np.sqrt((deviations**2 * self.probabilities).sum(axis=-1))
 
-    def quantile(self, q: float | np.ndarray) -> np.ndarray:
+    def quantile(self, q: ArrayLike) -> np.ndarray:
         """
         The lowest atom that the return does not exceed with probability q at least.
 
@@ -74,7 +75,7 @@ class ValueDistribution:
         check_fraction("level", level, "it is the share of worst returns to average, such as 0.25")
         return self.risk(CVaR(level))
 
-    def probability_below(self, value: float | np.ndarray) -> np.ndarray:
+    def probability_below(self, value: ArrayLike) -> np.ndarray:
         """
         :param value: one, or an array of shape [...], in units of return
         :return: probabilities of a return less than that; for one, shape [..., A], otherwise with the axes of ``value`` at
