@@ -58,7 +58,7 @@ class ValueDistribution:
         """
         fractions = np.asarray(q, dtype=np.float64)
         if not ((fractions >= 0) & (fractions <= 1)).all():
-            raise ValueError(f"q={q} must be in [0, 1]: use e.g. 0.5 for the median.")
+            raise ValueError(f"q={fractions} must be in [0, 1]: use e.g. 0.5 for the median.")
         cumulative = self._cumulative()[..., None, :-1]  # the last atom is what remains
         index = (cumulative < fractions.reshape(-1, 1) - 1e-9).sum(axis=-1)  # [..., A, Q]
         quantiles = np.take_along_axis(self.values, index, axis=-1)
