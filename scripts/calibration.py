@@ -216,7 +216,7 @@ def film(model: ValueAlgorithm, env_id: str, seed: int, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="LunarLander-v3")
-    parser.add_argument("--algos", nargs="+", default=["iqn", "rainbow"], choices=list(ALGORITHMS))
+    parser.add_argument("--algos", nargs="+", default=["iqn"], choices=list(ALGORITHMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--horizon", type=int, default=300)
