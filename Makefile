@@ -9,13 +9,14 @@ ENV ?= CartPole-v1
 STEPS ?=
 LINT_PATHS = sb3_distrl tests scripts
 
-.PHONY: help demo test lint type format check wheel clean
+.PHONY: help demo test lint type format check docs wheel clean
 
 help:
 	@echo "make demo               train Rainbow on CartPole-v1 with sb3-distrl, evaluate, draw the learning curve"
 	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
 	@echo "make test               run the tests"
 	@echo "make lint type format check        ruff, mypy, reformat, all checks without changing files"
+	@echo "make docs               build the API documentation into build/docs"
 	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
 
 $(STAMP): pyproject.toml constraints-dev.txt
@@ -41,6 +42,9 @@ format: $(STAMP)
 
 check: lint type
 	$(BIN)/ruff format --check $(LINT_PATHS)
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html scripts/docs build/docs
 
 wheel: $(STAMP)
 	bash scripts/check_wheel.sh $(BIN)/python $(WHEEL_VENV)

@@ -25,7 +25,8 @@ ALLOWED = {
     "buffers": LEAF,
     "common": BASE,
     **{name: {*BASE, "common"} for name in ALGORITHMS},
-    **{name: ALL for name in ("distributed", "zoo", "plotting")},
+    **{name: ALL for name in ("distributed", "plotting")},
+    "zoo": {*ALL, "plotting"},
     "": ALGORITHMS,  # sb3_distrl/__init__.py
 }
 # The only parts that import these

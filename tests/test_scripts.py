@@ -3,8 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
-from sb3_distrl import IQN, Rainbow
+import calibration
+import numpy as np
+import risky_choice
+from PIL import Image
+
+from sb3_distrl import IQN, QRDQN, Rainbow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,3 +119,37 @@ def test_learning_is_compared(tmp_path: Path) -> None:
     run_script("learning_unchanged.py", *arguments, *variants, "--output", str(output))
     rows = [line for line in output.read_text().splitlines() if line.startswith("| overlap")]
     assert len(rows) == 2 and all(row.count("±") == 2 for row in rows)
+
+
+def test_wasserstein_distance_by_hand() -> None:
+    ends, middle = (np.array([0.0, 4.0]), np.array([0.5, 0.5])), (np.array([1.0]), np.array([1.0]))
+    assert risky_choice.wasserstein(ends, ends) == 0
+    assert risky_choice.wasserstein(ends, middle) == risky_choice.wasserstein(middle, ends) == 0.5 * 1 + 0.5 * 3
+
+
+def test_discounted_returns_by_hand() -> None:
+    assert calibration.discounted([1.0, 2.0, 4.0], 0.5).tolist() == [3.0, 4.0, 4.0]
+
+
+def test_calibration_of_what_is_known() -> None:
+    """Normal returns that are predicted are covered; with half the spread, the tails hold more than they should."""
+    rng = np.random.default_rng(0)
+    returns = rng.normal(size=2000)
+    normal = np.array([NormalDist().inv_cdf(fraction) for fraction in calibration.FRACTIONS])
+    below = {spread: returns[:, None] <= spread * normal for spread in (1.0, 0.5)}
+    rest = (returns, returns, returns, np.arange(2000), 0.0)
+    right, narrow = (calibration.Calibration("", below[spread], *rest) for spread in (1.0, 0.5))
+    assert right.error < 0.02 < 0.05 < narrow.error
+    assert narrow.coverage[0] > 0.15 and narrow.coverage[-1] < 0.85
+    low, high = calibration.intervals(right)
+    assert ((low <= calibration.FRACTIONS) & (calibration.FRACTIONS <= high)).mean() > 0.8
+
+
+def test_calibration(tmp_path: Path) -> None:
+    model = QRDQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=200, seed=0, device="cpu").learn(100)
+    model.save(tmp_path / "qrdqn_CartPole-v1_0")
+    arguments = ["--env", "CartPole-v1", "--algos", "qrdqn", "--episodes", "3", "--models", str(tmp_path)]
+    printed = run_script("calibration.py", *arguments, "--output", str(tmp_path / "result.md"))
+    assert "| QRDQN, seed 0 |" in printed and (tmp_path / "result.png").exists()
+    film = Image.open(tmp_path / "result.gif")
+    assert film.n_frames > 1

@@ -115,7 +115,7 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
     def update_priorities(self, indices: np.ndarray, priorities: np.ndarray | th.Tensor) -> None:
         """
-        Set the priorities of sampled transitions to |priority| + priority_eps.
+        Set the priorities of sampled transitions to ``|priority| + priority_eps``.
 
         :param indices: ``indices`` of a sample, shape [B]
         :param priorities: e.g. temporal-difference errors, shape [B] or [B, 1]

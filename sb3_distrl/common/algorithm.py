@@ -4,7 +4,6 @@ import inspect
 from abc import abstractmethod
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -18,9 +17,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
+from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
-from sb3_distrl.common.overlap import Overlapping
+from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
@@ -29,9 +29,9 @@ NORM_EVERY = 10  # gradient steps between norms of gradients, where none are cli
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
 
 
-class ValueAlgorithm(Overlapping):
+class ValueAlgorithm(Acting):
     """
-    Value-based learning in SB3: sampling, weighting, exploration, replay ratio, logging. Subclasses bring the loss.
+    Value-based learning in SB3: sampling, weighting, replay ratio, logging. Subclasses bring the loss.
 
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
     vectorised step on its own. These come on top:
@@ -53,6 +53,10 @@ class ValueAlgorithm(Overlapping):
     :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
         and projections in float32), which is faster where the processor computes in it
     :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
+    :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.acting.Acting`: "mean",
+        "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
+        :class:`~sb3_distrl.functional.risk.Distortion`
+    :param bootstrap_risk: that by which targets choose the next action; ``None``: the same, as in IQN's paper
     :raises ValueError: for arguments out of range
     """
 
@@ -71,6 +75,8 @@ class ValueAlgorithm(Overlapping):
         overlap: bool,
         precision: str,
         compile: bool,
+        risk: str | Distortion,
+        bootstrap_risk: str | Distortion | None,
         verbose: int,
         **dqn_arguments: Any,
     ) -> None:
@@ -91,6 +97,8 @@ class ValueAlgorithm(Overlapping):
         self.overlap = overlap
         self.precision = precision
         self.compile = compile
+        self.risk = risk
+        self.bootstrap_risk = bootstrap_risk
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
@@ -134,6 +142,7 @@ class ValueAlgorithm(Overlapping):
         """
         :raises ValueError: naming the argument, its value and the remedy
         """
+        self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
         own_policy = self.policy_aliases["MlpPolicy"]
         if not issubclass(self.policy_class, own_policy):
             raise ValueError(
@@ -243,37 +252,6 @@ class ValueAlgorithm(Overlapping):
                         "train with a new buffer."
                     )
             buffer.check_memory()
-
-    # Acting
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Choose actions; unless ``deterministic``, epsilon-greedily with a draw for each environment, and with noise.
-
-        :param observation: one observation, or one for each of several environments
-        :param state: passed through
-        :param episode_start: passed through
-        :param deterministic: greedy, without noise
-        :return: the actions, and the state
-        """
-        if deterministic:
-            return self.policy.predict(observation, state, episode_start, deterministic)
-        vectorized = self.policy.is_vectorized_observation(observation)
-        some_obs = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        n_obs = len(some_obs) if vectorized else 1
-        explore = np.random.rand(n_obs) < self.exploration_rate
-        actions = np.empty(n_obs, dtype=np.int64)
-        if not explore.all():
-            actions[:], state = self.policy.predict(observation, state, episode_start, deterministic)
-        for i in np.flatnonzero(explore):
-            actions[i] = self.action_space.sample()
-        return actions if vectorized else actions.squeeze(axis=0), state
 
     # Learning
 

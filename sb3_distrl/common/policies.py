@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
 
 
@@ -103,9 +104,26 @@ class ValueNetwork(BasePolicy):
         :return: expected returns, shape [B, A]
         """
 
+    @abstractmethod
+    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param obs: observations, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: atoms of the return and their probabilities, both of shape [B, A, Z]
+        :raises ValueError: if the network has no distributions
+        """
+
+    @abstractmethod
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param deterministic: without noise
+        :param risk: measure of the return
+        :return: what greedy actions maximise, shape [B, A]
+        """
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        noise = Noise.OFF if deterministic else Noise.PER_ROW
-        return self.q_values(observation, noise).argmax(dim=1)
+        return self.acting_values(observation, deterministic).argmax(dim=1)
 
 
 class ValuePolicy(DQNPolicy):

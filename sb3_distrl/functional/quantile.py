@@ -20,7 +20,7 @@ def quantile_huber_loss(quantiles: th.Tensor, targets: th.Tensor, taus: th.Tenso
     Quantile Huber loss of each sample (IQN, equation 3; QR-DQN, equation 10), divided by kappa as the paper's is.
 
     With u_ij = target_j - quantile_i: the sum over the fractions i of the mean over the targets j of
-    |tau_i - 1{u_ij < 0}| huber_kappa(u_ij) / kappa. ``kappa=0`` is the limit, plain quantile regression with |u_ij|.
+    ``|tau_i - 1{u_ij < 0}| huber_kappa(u_ij) / kappa``. ``kappa=0`` is the limit, plain quantile regression with ``|u_ij|``.
 
     :param quantiles: predicted quantile values, shape [B, N]
     :param targets: samples of the target distribution, treated as constants, shape [B, M]

@@ -11,7 +11,7 @@ from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.functional import of_actions, quantile_huber_loss
+from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss
 from sb3_distrl.iqn.policies import CnnPolicy, IQNNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_distrl.networks import Noise
 
@@ -34,8 +34,8 @@ class IQN(ValueAlgorithm):
         noisy=False``, see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
-    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
+    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -76,6 +76,8 @@ class IQN(ValueAlgorithm):
         overlap: bool = True,
         precision: str = "float32",
         compile: bool = False,
+        risk: str | Distortion = "mean",
+        bootstrap_risk: str | Distortion | None = None,
         kappa: float = 1.0,
         exploration_fraction: float = 0.005,
         exploration_initial_eps: float = 1.0,
@@ -107,9 +109,9 @@ class IQN(ValueAlgorithm):
             features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
             if self.double_q:
                 own = self.q_net.encode(batch.next_observations, Noise.SHARED)
-                selecting = self.q_net.sampled_q_values(own, Noise.SHARED)
+                selecting = self.q_net.sampled_q_values(own, Noise.SHARED, self._bootstrap_risk)
             else:
-                selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED)
+                selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED, self._bootstrap_risk)
             taus = th.rand(len(selecting), self.policy.n_target_quantiles, device=self.device)
             quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
         return batch.rewards + bootstrap * of_actions(quantiles, selecting.argmax(dim=1))

@@ -7,7 +7,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
-from sb3_distrl.functional import quantile_midpoints
+from sb3_distrl.functional import MEAN, Distortion, quantile_midpoints
 from sb3_distrl.networks import NatureConv, Noise, QuantileEmbedding
 
 
@@ -49,28 +49,42 @@ class IQNNetwork(ValueNetwork):
         """
         return self.quantiles(self.encode(inputs, noise), taus, noise)
 
-    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        """Means over the K midpoints of [0, 1], so that equal observations have equal values."""
-        features = self.encode(self.preprocess(obs), noise)
-        taus = quantile_midpoints(self.n_eval_quantiles, features.device).expand(len(features), -1)  # [B, K]
-        return self.quantiles(features, taus, noise).mean(dim=1)
-
-    def sampled_q_values(self, features: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
+    def eval_quantiles(self, obs: PyTorchObs, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
         """
-        Means over K fractions drawn from U(0, 1), as in training (section 3.1).
+        Quantiles at the K midpoints of [0, 1], distorted, so that equal observations have equal ones.
+
+        :param obs: observations, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :param risk: the distortion
+        :return: shape [B, K, A]
+        """
+        features = self.encode(self.preprocess(obs), noise)
+        taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(len(features), -1)  # [B, K]
+        return self.quantiles(features, taus, noise)
+
+    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        return self.eval_quantiles(obs, noise).mean(dim=1)
+
+    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
+        quantiles = self.eval_quantiles(obs, noise).mT  # [B, A, K]
+        return quantiles, th.full_like(quantiles, 1 / self.n_eval_quantiles)
+
+    def sampled_q_values(self, features: th.Tensor, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
+        """
+        Means over K distorted fractions of U(0, 1), drawn as in training (section 3.1).
 
         :param features: of ``encode``, shape [B, features]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :param risk: the distortion
         :return: shape [B, A]
         """
-        taus = th.rand(len(features), self.n_eval_quantiles, device=features.device)
+        taus = risk.sample(len(features), self.n_eval_quantiles, device=features.device)
         return self.quantiles(features, taus, noise).mean(dim=1)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         if deterministic:
-            return super()._predict(observation, deterministic)
-        features = self.encode(self.preprocess(observation), Noise.PER_ROW)
-        return self.sampled_q_values(features, Noise.PER_ROW).argmax(dim=1)
+            return self.eval_quantiles(obs, risk=risk).mean(dim=1)
+        return self.sampled_q_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
 
 
 class IQNPolicy(ValuePolicy):

@@ -20,7 +20,7 @@ class Noise(Enum):
 
 def factorised_noise(*shape: int, device: th.device | None = None) -> th.Tensor:
     """
-    f(x) = sign(x) sqrt(|x|) of standard normal draws (Fortunato et al. 2018, section 3).
+    ``f(x) = sign(x) sqrt(|x|)`` of standard normal draws (Fortunato et al. 2018, section 3).
 
     :param shape: shape of the result
     :param device: where the result lives

@@ -13,7 +13,19 @@ from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
-from sb3_distrl.functional import of_actions, quantile_huber_loss, quantile_midpoints
+from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss, quantile_midpoints
+
+
+def measure(quantiles: th.Tensor, risk: Distortion) -> th.Tensor:
+    """
+    :param quantiles: equally likely values, shape [B, N, A]
+    :param risk: measure of the return
+    :return: shape [B, A]
+    """
+    if risk.is_identity:
+        return quantiles.mean(dim=1)
+    values = quantiles.mT.sort(dim=-1).values  # [B, A, N]
+    return risk.expectation(values, th.full_like(values[0, 0], 1 / values.shape[-1]))
 
 
 class QRDQN(ValueAlgorithm):
@@ -29,8 +41,9 @@ class QRDQN(ValueAlgorithm):
     :param policy_kwargs: ``n_quantiles=200``, and what SB3's DQN takes; Adam's eps is 0.01 / batch_size unless given
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
-    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's QRDQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
+    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's
+    QRDQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -71,6 +84,8 @@ class QRDQN(ValueAlgorithm):
         overlap: bool = True,
         precision: str = "float32",
         compile: bool = False,
+        risk: str | Distortion = "mean",
+        bootstrap_risk: str | Distortion | None = None,
         exploration_fraction: float = 0.005,
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.01,
@@ -99,6 +114,13 @@ class QRDQN(ValueAlgorithm):
         self.q_net = self.quantile_net = self.policy.quantile_net
         self.q_net_target = self.quantile_net_target = self.policy.quantile_net_target
         self.n_quantiles = self.policy.n_quantiles
+
+    def _distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        quantiles = self.q_net(obs).mT  # [B, A, N]
+        return quantiles, th.full_like(quantiles, 1 / self.n_quantiles)
+
+    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        return measure(self.q_net(obs), self.risk)
 
     @property
     def _own_forward(self) -> bool:
@@ -129,7 +151,7 @@ class QRDQN(ValueAlgorithm):
             with th.no_grad():
                 next_quantiles = self._pass(self.q_net_target, batch.next_observations)
                 selecting = self._pass(self.q_net, batch.next_observations) if self.double_q else next_quantiles
-        next_actions = selecting.mean(dim=1).argmax(dim=1)
+        next_actions = measure(selecting, self._bootstrap_risk).argmax(dim=1)
         return of_actions(quantiles, batch.actions.long().squeeze(1)), of_actions(next_quantiles, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:

@@ -9,7 +9,13 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
+from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import NatureConv, Noise
+
+NO_DISTRIBUTION = (
+    "policy_kwargs has distributional=False, so that there are values but no distributions: use distributional=True, or "
+    "risk='mean'."
+)
 
 
 class RainbowNetwork(ValueNetwork):
@@ -59,17 +65,33 @@ class RainbowNetwork(ValueNetwork):
         """
         return self.head(self.encode(inputs, noise), noise)
 
-    def mean(self, outputs: th.Tensor) -> th.Tensor:
+    def check_distributional(self) -> None:
+        """:raises ValueError: if there are no distributions"""
+        if not self.distributional:
+            raise ValueError(NO_DISTRIBUTION)
+
+    def measure(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
         """
         :param outputs: of ``forward``, shape [B, A, Z]
-        :return: expected returns, shape [B, A]
+        :param risk: measure of the return
+        :return: shape [B, A]
+        :raises ValueError: for another measure than the mean, if there are no distributions
         """
-        if not self.distributional:
-            return outputs.squeeze(-1)
-        return outputs.softmax(dim=-1) @ self.support
+        if risk.is_identity:
+            return outputs.softmax(dim=-1) @ self.support if self.distributional else outputs.squeeze(-1)
+        self.check_distributional()
+        return risk.expectation(self.support, outputs.softmax(dim=-1))
 
     def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        return self.mean(self(self.preprocess(obs), noise))
+        return self.measure(self(self.preprocess(obs), noise))
+
+    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
+        self.check_distributional()
+        probs = self(self.preprocess(obs), noise).softmax(dim=-1)  # [B, A, Z]
+        return self.support.expand_as(probs), probs
+
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+        return self.measure(self(self.preprocess(obs), Noise.OFF if deterministic else Noise.PER_ROW), risk)
 
 
 class RainbowPolicy(ValuePolicy):

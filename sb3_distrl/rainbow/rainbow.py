@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.functional import clipped_mass, cross_entropy, entropy, of_actions, project_categorical
+from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, of_actions, project_categorical
 from sb3_distrl.networks import Noise
-from sb3_distrl.rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
+from sb3_distrl.rainbow.policies import NO_DISTRIBUTION, CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
 VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that is worth a warning
 VISIBLE_ATOM_MASS = 0.01  # mass that an atom needs to count for the range of targets named there
@@ -45,8 +45,8 @@ class Rainbow(ValueAlgorithm):
         v_max=10.0``, and what SB3's DQN takes
 
     ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision`` and ``compile`` are described in
-    :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
+    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
+    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
 
     :raises ValueError: for arguments out of range
     """
@@ -86,6 +86,8 @@ class Rainbow(ValueAlgorithm):
         overlap: bool = True,
         precision: str = "float32",
         compile: bool = False,
+        risk: str | Distortion = "mean",
+        bootstrap_risk: str | Distortion | None = None,
         exploration_fraction: float = 0.00125,
         exploration_initial_eps: float | None = None,
         exploration_final_eps: float | None = None,
@@ -107,6 +109,12 @@ class Rainbow(ValueAlgorithm):
         self._warned_of_clipping = False
         super().__init__(**arguments)
 
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        for name, risk in dict(risk=self.risk, bootstrap_risk=self._bootstrap_risk).items():
+            if not risk.is_identity and not self.policy_kwargs.get("distributional", True):
+                raise ValueError(f"{name}={risk} needs a distribution of the return: {NO_DISTRIBUTION}")
+
     def _outputs(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:
         """
         :param batch: n-step transitions
@@ -118,7 +126,7 @@ class Rainbow(ValueAlgorithm):
             with th.no_grad():
                 next_outputs = self.q_net_target(batch.next_observations, Noise.SHARED)
                 selecting = self.q_net(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
-        next_actions = self.q_net.mean(selecting).argmax(dim=1)
+        next_actions = self.q_net.measure(selecting, self._bootstrap_risk).argmax(dim=1)
         return of_actions(outputs.mT, batch.actions.long().squeeze(1)), of_actions(next_outputs.mT, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:

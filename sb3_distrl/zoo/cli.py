@@ -5,13 +5,17 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
 from sb3_distrl.checks import nearest
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.functional import as_distortion
 from sb3_distrl.zoo import register
 
 COMMANDS = {
@@ -22,6 +26,7 @@ COMMANDS = {
     "plot_train": "plot the returns of the training episodes",
     "all_plots": "plot and tabulate the evaluations of several runs",
     "plot_from_file": "plot what all_plots saved",
+    "plot_distribution": "draw the distributions of returns of a trained agent (rainbow, iqn, qrdqn)",
     "push_to_hub": "upload a trained agent to the Hugging Face Hub",
     "load_from_hub": "download one",
 }
@@ -36,7 +41,7 @@ HELP = "\n".join(
         "sb3-distrl COMMAND --help lists the options.",
     ]
 )
-WATCHING = ("enjoy", "record_video", "record_training")
+WATCHING = ("enjoy", "record_video", "record_training", "plot_distribution")
 PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, while its train puts them in logs
 NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not ask for all of them
 # Errors that say all that a user needs, and the modules that raise them
@@ -64,6 +69,28 @@ class TrainParser(argparse.ArgumentParser):
         parsed = super().parse_args(*args)
         if parsed.n_seeds < 1:
             self.error(f"--n-seeds {parsed.n_seeds} must be at least 1")
+        return parsed
+
+
+class EnjoyParser(argparse.ArgumentParser):
+    """The parser of rl-zoo3's ``enjoy``, with the risk measure to act by."""
+
+    def parse_args(self, *args: Any) -> argparse.Namespace:  # type: ignore[override]
+        from rl_zoo3.utils import ALGOS
+
+        self.add_argument_group("sb3-distrl").add_argument(
+            "--risk", help="Risk measure to act by, e.g. cvar:0.25 (default: that of the agent); for rainbow, iqn and qrdqn"
+        )
+        parsed = super().parse_args(*args)
+        if parsed.risk is not None:
+            algorithm = ALGOS[parsed.algo]
+            if not issubclass(algorithm, ValueAlgorithm):
+                self.error(f"--risk {parsed.risk} is for rainbow, iqn and qrdqn, not for {parsed.algo}")
+            try:
+                risk = as_distortion(parsed.risk, "--risk")
+            except ValueError as error:
+                self.error(str(error))
+            ALGOS[parsed.algo] = SimpleNamespace(load=partial(algorithm.load, risk=risk))  # type: ignore[assignment]  # all that enjoy needs
         return parsed
 
 
@@ -137,6 +164,8 @@ def run(command: str, arguments: list[str]) -> None:
     sys.argv = [f"sb3-distrl {command}", *arguments]
     if command == "train":
         commands.train(TrainParser)
+    elif command == "enjoy":
+        commands.enjoy(EnjoyParser)
     elif command in commands.PLOTS:
         commands.plot(command)
     else:

@@ -24,10 +24,18 @@ def train(parser: type[argparse.ArgumentParser]) -> None:
     module.train()
 
 
-def enjoy() -> None:
-    """Watch or evaluate an agent."""
+def enjoy(parser: type[argparse.ArgumentParser]) -> None:
+    """:param parser: of the command line"""
     expect_hub_errors()
-    importlib.import_module("rl_zoo3.enjoy").enjoy()
+    module: Any = importlib.import_module("rl_zoo3.enjoy")
+    module.argparse = SimpleNamespace(ArgumentParser=parser)
+    module.enjoy()
+
+
+def plot_distribution() -> None:
+    """Draw the distributions of returns of an agent."""
+    with ffmpeg():
+        importlib.import_module("sb3_distrl.zoo.distributions").main()
 
 
 def plot(command: str) -> None:

@@ -64,7 +64,7 @@ def test_arguments_and_defaults_are_those_of_sb3_contrib() -> None:
     defaults = {name: each.default for name, each in theirs.items()}
     assert {name: ours[name].default for name in theirs} == {**defaults, "optimize_memory_usage": None}  # on for images
     new = ["double_q", "prioritized", "alpha", "beta_initial", "beta_final", "beta_fraction", "replay_ratio"]
-    new += ["overlap", "precision", "compile"]
+    new += ["overlap", "precision", "compile", "risk", "bootstrap_risk"]
     assert [name for name in ours if name not in theirs] == new
     assert [name for name in ours if name in theirs] == list(theirs), "in the same order"
     assert not ours["double_q"].default and not ours["prioritized"].default

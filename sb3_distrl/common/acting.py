@@ -1,0 +1,149 @@
+"""Choosing actions: by which measure of the distribution of returns, and how to explore."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.common.overlap import Overlapping
+from sb3_distrl.common.policies import ValueNetwork
+from sb3_distrl.functional import Distortion, as_distortion
+
+
+class RiskMeasure:
+    """
+    An attribute that is set to the name of a risk measure or to a distortion, and kept as a distortion. It lies where SB3
+    keeps, saves and restores attributes.
+
+    :param optional: whether ``None`` is allowed
+    """
+
+    def __init__(self, optional: bool = False) -> None:
+        self.optional = optional
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type) -> Any:
+        return self if model is None else vars(model)[self.name]
+
+    def __set__(self, model: Any, risk: str | Distortion | None) -> None:
+        allowed = self.optional and risk is None
+        vars(model)[self.name] = None if allowed else as_distortion(risk, self.name)  # type: ignore[arg-type]
+
+
+class Acting(Overlapping):
+    """
+    SB3's ``predict`` with a draw of epsilon for each environment of a vectorised step, and with a choice of risk.
+
+    Greedy actions maximise a distortion risk measure of the return (Dabney et al. 2018b, section 4): its mean, unless
+    ``risk`` says otherwise. Two choices are separate:
+
+    ``risk`` is for acting: in ``predict``, and so in ``evaluate_policy``, and while transitions are collected. It can be
+    changed at any time, ``model.risk = "cvar:0.25"``, given to ``load(path, risk="cvar:0.25")``, and is saved with the model.
+    The distributions stay those that were learnt.
+
+    ``bootstrap_risk`` is for learning: which next action's distribution the targets bootstrap from. ``None``, the default,
+    follows ``risk``, as in the paper, whose policy chooses both (equation 2): what is learnt is then the distribution of
+    returns under that policy, as far as it is consistent over time, which measures other than the mean need not be. With
+    "mean" the distributions are those of the policy that maximises the mean, whatever the actions are chosen by.
+
+    ``policy.predict`` of SB3 knows of no risk, and takes the mean.
+    """
+
+    q_net: ValueNetwork  # type: ignore[assignment]
+    risk: Any = RiskMeasure()
+    bootstrap_risk: Any = RiskMeasure(optional=True)
+
+    @property
+    def _bootstrap_risk(self) -> Distortion:
+        """The risk measure that the next action of a target maximises."""
+        return self.risk if self.bootstrap_risk is None else self.bootstrap_risk
+
+    def _distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param obs: observations, shape [B, ...]
+        :return: atoms and their probabilities, without noise, both of shape [B, A, Z]
+        :raises ValueError: if the model has no distributions
+        """
+        return self.q_net.distribution(obs)
+
+    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """
+        :param obs: observations, shape [B, ...]
+        :param deterministic: without noise or draws of fractions
+        :return: the risk measure of each action's return, shape [B, A]
+        """
+        return self.q_net.acting_values(obs, deterministic, self.risk)
+
+    def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """
+        :param observation: one, or several
+        :return: on the device, shape [B, ...], and whether they were several; the policy is in evaluation mode
+        """
+        self.policy.set_training_mode(False)
+        return self.policy.obs_to_tensor(observation)
+
+    def predict_distribution(self, observation: np.ndarray | dict[str, np.ndarray]) -> ValueDistribution:
+        """
+        The learnt distribution of the return after each action, without noise: of the discounted (and, if so, clipped or
+        normalised) rewards from here on.
+
+        Rainbow's atoms are those of its support, QRDQN's its ``n_quantiles`` quantiles, equally likely, and IQN's its
+        ``n_eval_quantiles`` quantiles at the midpoints of as many equal parts of [0, 1].
+
+        :param observation: one observation, or several, as ``predict`` takes them
+        :return: values and probabilities of shape [A, Z], or [B, A, Z] for several
+        :raises ValueError: for Rainbow with ``distributional=False``, which has no distributions
+        """
+        obs, vectorized = self._to_tensor(observation)
+        with th.no_grad():
+            values, probabilities = (part.cpu().numpy() for part in self._distribution(obs))
+        return ValueDistribution(values, probabilities) if vectorized else ValueDistribution(values[0], probabilities[0])
+
+    def _greedy(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None,
+        episode_start: np.ndarray | None,
+        deterministic: bool,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Arguments and results as in :meth:`predict`."""
+        if self.risk.is_identity:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        obs, vectorized = self._to_tensor(observation)
+        with th.no_grad():
+            actions = self._acting_values(obs, deterministic).argmax(dim=1).cpu().numpy()
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions that maximise ``risk``; unless ``deterministic``, epsilon-greedily with a draw for each environment,
+        and with noise.
+
+        :param observation: one observation, or one for each of several environments
+        :param state: passed through
+        :param episode_start: passed through
+        :param deterministic: greedy, without noise
+        :return: the actions, and the state
+        """
+        if deterministic:
+            return self._greedy(observation, state, episode_start, deterministic)
+        vectorized = self.policy.is_vectorized_observation(observation)
+        some_obs = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        n_obs = len(some_obs) if vectorized else 1
+        explore = np.random.rand(n_obs) < self.exploration_rate
+        actions = np.empty(n_obs, dtype=np.int64)
+        if not explore.all():
+            actions[:], state = self._greedy(observation, state, episode_start, deterministic)
+        for i in np.flatnonzero(explore):
+            actions[i] = self.action_space.sample()
+        return actions if vectorized else actions.squeeze(axis=0), state

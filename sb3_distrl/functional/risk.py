@@ -1,0 +1,304 @@
+"""
+Distortion risk measures (Dabney et al. 2018b, IQN, sections 3 and 4).
+
+A distortion beta: [0, 1] -> [0, 1] turns a distribution with quantile function F^-1 into the value
+
+    rho = integral of F^-1(beta(tau)) dtau = integral of F^-1(u) d(beta^-1)(u),
+
+the mean of the quantiles at distorted fractions (IQN, the text above equation 2). Implicit quantile networks are asked for
+quantiles at beta(tau); of distributions with fixed quantiles or atoms, each counts as much as beta^-1 grows over its share of
+the cumulative probability. The paper also writes rho as the integral of F^-1(u) dbeta(u), which is not the same; what its
+authors ran, and what the signs of its levels and its description of the measures fit, is the first form.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import comb, factorial
+from typing import ClassVar
+
+import torch as th
+
+from sb3_distrl.checks import check_fraction
+
+BISECTIONS = 30  # beyond what float32 can tell apart in [0, 1]
+LOWEST_CPW = 0.3  # below 0.28 the curve falls in places, and just above it is too flat to invert
+MOST_NORM = 16  # beyond, the alternating sum loses digits in float32
+
+
+def _inverse(increasing: Callable[[th.Tensor], th.Tensor], values: th.Tensor) -> th.Tensor:
+    """
+    :param increasing: function from [0, 1] onto [0, 1]
+    :param values: in [0, 1], any shape
+    :return: where it takes them, by bisection, same shape
+    """
+    low, high = th.zeros_like(values), th.ones_like(values)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = increasing(middle) < values
+        low, high = th.where(below, middle, low), th.where(below, high, middle)
+    return th.where(values > 0, high, 0.0)  # at the ends, exactly
+
+
+class Distortion(ABC):
+    """A distortion beta of [0, 1]: increasing, from 0 to 1. Values of distributions are in units of return."""
+
+    @property
+    @abstractmethod
+    def is_identity(self) -> bool:
+        """Whether beta(tau) = tau, so that the measure is the mean."""
+
+    @abstractmethod
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        """
+        :param taus: fractions in [0, 1], any shape
+        :return: beta(tau), same shape
+        """
+
+    @abstractmethod
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        """
+        :param fractions: in [0, 1], any shape
+        :return: the tau with beta(tau) = fraction, the largest there is or 1, same shape
+        """
+
+    def sample(self, *shape: int, device: th.device | str | None = None) -> th.Tensor:
+        """
+        :param shape: of the result
+        :param device: where it lives
+        :return: distorted fractions beta(tau), tau ~ U(0, 1)
+        """
+        return self(th.rand(*shape, device=device))
+
+    def weights(self, probs: th.Tensor) -> th.Tensor:
+        """
+        What each atom of a distribution counts: the increment of beta^-1 from the cumulative probability before it to that
+        with it.
+
+        :param probs: of the atoms in ascending order, shape [..., Z]
+        :return: weights that sum to 1, shape [..., Z]
+        """
+        if self.is_identity:
+            return probs
+        cumulative = probs.cumsum(dim=-1)
+        reached = self.inverse((cumulative / cumulative[..., -1:]).clamp(max=1.0))
+        return reached.diff(dim=-1, prepend=th.zeros_like(reached[..., :1]))
+
+    def expectation(self, values: th.Tensor, probs: th.Tensor) -> th.Tensor:
+        """
+        The risk measure rho of discrete distributions.
+
+        :param values: atoms in ascending order, shape [..., Z]
+        :param probs: their probabilities, shape [..., Z] or [Z]
+        :return: in the unit of the values, shape [...]
+        """
+        return (values * self.weights(probs)).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Mean(Distortion):
+    """The identity: risk-neutral."""
+
+    is_identity: ClassVar[bool] = True  # type: ignore[assignment,misc]
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        return taus
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        return fractions
+
+    def __str__(self) -> str:
+        return "mean"
+
+
+@dataclass(frozen=True)
+class _WithLevel(Distortion):
+    """
+    A family of distortions.
+
+    :param eta: its level
+    :raises ValueError: for one out of range
+    """
+
+    eta: float
+    neutral: ClassVar[float]  # level of the identity
+
+    @property
+    def is_identity(self) -> bool:
+        return self.eta == self.neutral
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__.lower()}:{self.eta:g}"
+
+
+@dataclass(frozen=True)
+class CVaR(_WithLevel):
+    """
+    Conditional value at risk, the mean of the worst share of returns: beta(tau) = eta tau (Chow & Ghavamzadeh 2014).
+
+    :param eta: that share, in (0, 1]; 1 is the mean
+    :raises ValueError: for one out of range
+    """
+
+    neutral: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        check_fraction("eta", self.eta, "CVaR takes the share of worst returns to average, such as 0.25")
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        return self.eta * taus
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        return (fractions / self.eta).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class CPW(_WithLevel):
+    """
+    The curve of cumulative probability weighting, tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta) (Tversky & Kahneman 1992).
+
+    As the paper's beta, it draws fractions towards the middle, so that the tails of the distribution count less; Tversky and
+    Kahneman apply the same curve to probabilities, where it makes the tails count more. It has no inverse in closed form;
+    weights of atoms take it by bisection.
+
+    :param eta: in [0.3, 1]; 0.71 is the paper's, 1 the mean
+    :raises ValueError: for one out of range; below 0.28 the curve is not increasing
+    """
+
+    eta: float = 0.71
+    neutral: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not LOWEST_CPW <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [{LOWEST_CPW}, 1]: CPW takes e.g. 0.71, as in the paper.")
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        powers = taus**self.eta
+        return powers / (powers + (1 - taus) ** self.eta) ** (1 / self.eta)
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        return _inverse(self, fractions)
+
+
+@dataclass(frozen=True)
+class Wang(_WithLevel):
+    """
+    Wang's transform Phi(Phi^-1(tau) + eta), with the standard normal distribution function Phi (Wang 2000): the mean of a
+    Gaussian is shifted by eta standard deviations.
+
+    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -0.75
+    :raises ValueError: for one that is not finite
+    """
+
+    neutral: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite(self)
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        return th.special.ndtr(th.special.ndtri(taus) + self.eta)
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        return th.special.ndtr(th.special.ndtri(fractions) - self.eta)
+
+
+@dataclass(frozen=True)
+class Power(_WithLevel):
+    """
+    The power formula: ``tau^(1 / (1 + |eta|))`` for eta >= 0, otherwise ``1 - (1 - tau)^(1 / (1 + |eta|))``.
+
+    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -2
+    :raises ValueError: for one that is not finite
+    """
+
+    neutral: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite(self)
+
+    def _power(self, x: th.Tensor, exponent: float) -> th.Tensor:
+        return x**exponent if self.eta >= 0 else 1 - (1 - x) ** exponent
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        return self._power(taus, 1 / (1 + abs(self.eta)))
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        return self._power(fractions, 1 + abs(self.eta))
+
+
+@dataclass(frozen=True)
+class Norm(_WithLevel):
+    """
+    Fractions that are means of eta uniform ones, so that the tails of the distribution count less.
+
+    The paper defines no beta but this draw. Such means have Bates' distribution; here beta is its quantile function, which
+    gives the same draws, and beta^-1 its distribution function.
+
+    :param eta: how many are averaged, from 1, the mean, to 16; 3 is the paper's
+    :raises ValueError: for one out of range
+    """
+
+    eta: int = 3
+    neutral: ClassVar[float] = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.eta <= MOST_NORM or self.eta != int(self.eta):
+            raise ValueError(f"eta={self.eta} must be a whole number in [1, {MOST_NORM}]: Norm takes 3 in the paper.")
+
+    def __call__(self, taus: th.Tensor) -> th.Tensor:
+        if self.is_identity:
+            return taus
+        mirrored = taus > 0.5
+        lower = _inverse(self.inverse, th.where(mirrored, 1 - taus, taus))
+        return th.where(mirrored, 1 - lower, lower)
+
+    def inverse(self, fractions: th.Tensor) -> th.Tensor:
+        n = int(self.eta)
+        mirrored = fractions > 0.5  # where the sum of the other half is more precise
+        x = n * th.where(mirrored, 1 - fractions, fractions)
+        terms = [(-1) ** k * comb(n, k) / factorial(n) * (x - k).clamp(min=0.0) ** n for k in range(n // 2 + 1)]
+        cdf = th.stack(terms).sum(dim=0)
+        return th.where(mirrored, 1 - cdf, cdf)
+
+    def sample(self, *shape: int, device: th.device | str | None = None) -> th.Tensor:
+        return th.rand(int(self.eta), *shape, device=device).mean(dim=0)
+
+
+def _check_finite(distortion: _WithLevel) -> None:
+    if not abs(distortion.eta) < float("inf"):
+        name = type(distortion).__name__
+        raise ValueError(f"eta={distortion.eta} must be finite: {name} takes e.g. -0.75, or 0.75 to seek risk.")
+
+
+MEAN = Mean()
+FAMILIES: dict[str, type[_WithLevel]] = {family.__name__.lower(): family for family in (CVaR, CPW, Wang, Power, Norm)}
+HAVE_DEFAULTS = ("cpw", "norm")
+
+
+def as_distortion(risk: str | Distortion, name: str = "risk") -> Distortion:
+    """
+    :param risk: a distortion, or its name and level: "mean", "cvar:0.25", "cpw" or "cpw:0.71", "wang:-0.75", "power:-2",
+        "norm" or "norm:3"
+    :param name: of the argument, for errors
+    :return: the distortion
+    :raises ValueError: for anything else
+    """
+    if isinstance(risk, Distortion):
+        return risk
+    known = "one of mean, cvar:0.25, cpw:0.71, wang:-0.75, power:-2, norm:3, with a level of your choice, or a Distortion"
+    if not isinstance(risk, str):
+        raise ValueError(f"{name}={risk!r} is no risk measure: use {known}.")
+    family, colon, level = risk.strip().lower().partition(":")
+    if family == "mean" and not colon:
+        return MEAN
+    if family not in FAMILIES:
+        raise ValueError(f"{name}={risk!r} is unknown: use {known}.")
+    if not colon:
+        if family not in HAVE_DEFAULTS:
+            raise ValueError(f"{name}={risk!r} has no level: write it after a colon, as in cvar:0.25, wang:-0.75 or power:-2.")
+        return FAMILIES[family]()  # type: ignore[call-arg]
+    try:
+        return FAMILIES[family](float(level))
+    except ValueError as error:
+        reason = str(error) if str(error).startswith("eta") else f"its level must be a number: use {known}."
+        raise ValueError(f"{name}={risk!r}: {reason}") from error

@@ -1,0 +1,136 @@
+"""The distribution of the return after each action, at one state."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_distrl.common.distribution import ValueDistribution
+
+# Okabe & Ito 2008, which colour-blind people can tell apart
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+FONT = 13  # points; legible where a figure is shown at half its size
+SMOOTHING = 0.012  # half the width over which densities are averaged, as a share of the axis
+VISIBLE = 1e-3  # probability that an atom needs, for the axis to show it
+POINTS = 400
+
+
+def color_of(action: int) -> str:
+    """
+    :param action: number of an action
+    :return: its colour; with more than six actions, some are used twice
+    """
+    return COLORS[action % len(COLORS)]
+
+
+def names_of(n_actions: int, action_names: Sequence[str] | None) -> list[str]:
+    """
+    :param n_actions: A
+    :param action_names: names of the actions, or ``None``
+    :return: a name for each
+    :raises ValueError: if there are not as many names as actions
+    """
+    if action_names is None:
+        return [f"action {action}" for action in range(n_actions)]
+    if len(action_names) != n_actions:
+        raise ValueError(f"action_names={list(action_names)} must be {n_actions}, a name for each action.")
+    return list(action_names)
+
+
+def check_single(distribution: ValueDistribution) -> None:
+    """
+    :param distribution: of one state
+    :raises ValueError: for several states
+    """
+    if distribution.values.ndim != 2:
+        raise ValueError(
+            f"distribution has values of shape {distribution.values.shape}, but those of one state are needed, "
+            "[actions, atoms]: predict it for a single observation."
+        )
+
+
+def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]:
+    """
+    :param distributions: of any shape
+    :return: a range of returns that shows all of them
+    """
+    shown = [each.values[each.probabilities > VISIBLE] for each in distributions]
+    low, high = min(float(each.min()) for each in shown), max(float(each.max()) for each in shown)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def density_of(values: np.ndarray, probabilities: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
+    """
+    :param values: atoms in ascending order, shape [Z]
+    :param probabilities: of the atoms, shape [Z]
+    :param x: where to evaluate, shape [X]
+    :param width: over twice which to average
+    :return: the density of the distribution whose atoms are spread halfway to their neighbours, averaged, shape [X]
+    """
+    edges = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2, values[-1:]])
+    edges += 1e-9 * np.arange(len(edges)) * width  # so that those of equal atoms are in order
+    cumulative = np.concatenate([[0.0], probabilities.cumsum()])
+    return (np.interp(x + width, edges, cumulative) - np.interp(x - width, edges, cumulative)) / (2 * width)
+
+
+def draw_rows(
+    axes: Sequence[Axes],
+    distribution: ValueDistribution,
+    names: Sequence[str] | None,
+    limits: tuple[float, float],
+    chosen: int | None,
+) -> None:
+    """
+    :param axes: one for each action; what they show is replaced
+    :param distribution: of one state, values of shape [A, Z]
+    :param names: of the actions; ``None`` leaves them out
+    :param limits: of the axis of returns
+    :param chosen: action to mark
+    """
+    x = np.linspace(*limits, POINTS)
+    width = SMOOTHING * (limits[1] - limits[0])
+    means = distribution.mean()
+    for action, ax in enumerate(axes):
+        values, probabilities = distribution.values[action], distribution.probabilities[action]
+        density = density_of(values, probabilities, x, width)
+        density /= density.max()
+        color, is_chosen = color_of(action), action == chosen
+        ax.clear()
+        ax.fill_between(x, density, color=color, alpha=0.85 if is_chosen or chosen is None else 0.45, lw=0)
+        ax.axvline(means[action], color="black", lw=2.2 if is_chosen else 1.4)
+        ax.set(xlim=limits, ylim=(0, 1.12), yticks=[])
+        ax.spines[["top", "left", "right"]].set_visible(False)
+        ax.tick_params(labelsize=FONT - 2, labelbottom=action == len(axes) - 1)
+        if names is not None:
+            label = f"\u25b6 {names[action]}" if is_chosen else names[action]
+            weight = "bold" if is_chosen else "normal"
+            ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=FONT, fontweight=weight, color=color)
+
+
+def plot_distribution(
+    distribution: ValueDistribution, action_names: Sequence[str] | None = None, chosen: int | None = None, title: str = ""
+) -> Figure:
+    """
+    Draw the distribution of the return after each action, with its mean as a black line.
+
+    Each atom is spread halfway to its neighbours, and the density averaged over 2.4% of the axis. The curves of all actions
+    reach the same height: areas are not to be compared.
+
+    :param distribution: of one state, values of shape [A, Z], as ``model.predict_distribution`` returns for one observation
+    :param action_names: a name for each action
+    :param chosen: action to mark as the one that is taken
+    :param title: of the figure
+    :return: a figure, to save with ``savefig``
+    :raises ValueError: for distributions of several states, or another number of names than of actions
+    """
+    check_single(distribution)
+    names = names_of(len(distribution.values), action_names)
+    figure = Figure(figsize=(6.0, 1.0 + 0.85 * len(names)), layout="constrained")
+    axes = list(figure.subplots(len(names), 1, squeeze=False)[:, 0])
+    draw_rows(axes, distribution, names, limits_of([distribution]), chosen)
+    axes[-1].set_xlabel("return from here on; black: its mean", fontsize=FONT)
+    if title:
+        figure.suptitle(title, fontsize=FONT + 1)
+    return figure

@@ -1,0 +1,111 @@
+"""How distributions of returns change over training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure as LoggedFigure
+
+from sb3_distrl.checks import check_at_least
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.plotting.distribution import FONT, check_single, color_of, names_of, plot_distribution
+
+FAN = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+PICTURELESS = ("stdout", "log", "json", "csv")
+
+
+class ValueDistributionCallback(BaseCallback):
+    """
+    Watch the distributions of returns at fixed observations: log ``distribution/spread`` and ``distribution/mean``, standard
+    deviation and mean of the return after the greedy action, averaged over the observations, and, for TensorBoard, the
+    picture ``distribution/figure`` of the first one.
+
+    ``steps`` and ``distributions`` keep what was seen at the first observation, for :func:`plot_spread`.
+
+    :param freq: environment steps, over all environments, from one look to the next
+    :param observations: several, as ``predict`` takes them; ``None`` takes the first ones of the training
+    :param action_names: a name for each action
+    :param verbose: as in SB3
+    :raises ValueError: for a frequency below 1, and for a model without distributions when training starts
+    """
+
+    model: ValueAlgorithm
+
+    def __init__(
+        self, freq: int, observations: Any = None, action_names: Sequence[str] | None = None, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        check_at_least("freq", freq, 1, "use a number of environment steps")
+        self.freq, self.observations, self.action_names = freq, observations, action_names
+        self.steps: list[int] = []
+        self.distributions: list[ValueDistribution] = []
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, ValueAlgorithm):
+            raise ValueError(f"model={type(self.model).__name__} has no distributions: use Rainbow, IQN or QRDQN.")
+
+    def _on_training_start(self) -> None:
+        if self.observations is None:
+            last = self.model._last_obs
+            assert last is not None
+            # Before any other is seen, and normalised as those that the policy gets
+            self.observations = {key: value.copy() for key, value in last.items()} if isinstance(last, dict) else last.copy()
+        self._look()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps - self.steps[-1] >= self.freq:
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        distributions = self.model.predict_distribution(self.observations)
+        greedy = distributions.risk(self.model.risk).argmax(axis=-1)[:, None]
+        for name, values in dict(spread=distributions.std(), mean=distributions.mean()).items():
+            self.logger.record(f"distribution/{name}", float(np.take_along_axis(values, greedy, axis=1).mean()))
+        first = ValueDistribution(distributions.values[0], distributions.probabilities[0])
+        figure = plot_distribution(first, self.action_names, int(greedy[0, 0]), f"{self.num_timesteps:,} steps")
+        self.logger.record("distribution/figure", LoggedFigure(figure, close=True), exclude=PICTURELESS)
+        self.steps.append(self.num_timesteps)
+        self.distributions.append(first)
+
+
+def plot_spread(
+    steps: Sequence[int], distributions: Sequence[ValueDistribution], action_names: Sequence[str] | None = None
+) -> Figure:
+    """
+    Draw how the distributions at a state change over training: for each action the median, with the ranges that hold half
+    and nine tenths of the returns.
+
+    :param steps: environment steps, as :class:`ValueDistributionCallback` keeps them
+    :param distributions: after as many steps, of one state, values of shape [A, Z]
+    :param action_names: a name for each action
+    :return: a figure, to save with ``savefig``
+    :raises ValueError: without distributions, or for another number of steps than of distributions
+    """
+    if not distributions or len(steps) != len(distributions):
+        raise ValueError(f"steps has {len(steps)} and distributions {len(distributions)} elements: use one of each, or more.")
+    check_single(distributions[0])
+    names = names_of(len(distributions[0].values), action_names)
+    fan = np.stack([each.quantile(FAN) for each in distributions])  # [T, A, 5]
+    n_columns = math.ceil(math.sqrt(len(names)))
+    n_rows = -(-len(names) // n_columns)
+    figure = Figure(figsize=(1.0 + 2.9 * n_columns, 0.6 + 2.4 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for action, ax in enumerate(axes):
+        if action >= len(names):
+            ax.axis("off")
+            continue
+        color, (p5, p25, median, p75, p95) = color_of(action), fan[:, action].T
+        ax.fill_between(steps, p5, p95, color=color, alpha=0.25, lw=0)
+        ax.fill_between(steps, p25, p75, color=color, alpha=0.5, lw=0)
+        ax.plot(steps, median, color="black", lw=2)
+        ax.set_title(names[action], fontsize=FONT, color=color)
+        ax.tick_params(labelsize=FONT - 3)
+        ax.grid(alpha=0.3)
+    figure.supxlabel("environment steps", fontsize=FONT)
+    figure.supylabel("return: median, 50%, 90%", fontsize=FONT)
+    return figure

@@ -1,0 +1,243 @@
+"""
+Are the distributions that a model predicts those of its returns? Coverage of its quantiles on a real environment.
+
+A model is trained with its entry in hyperparams/, or loaded where it was trained before, and plays episodes greedily. At each
+state, the discounted return that followed (Monte Carlo) is compared with the distribution that was predicted for the action
+taken there: the share of returns below the predicted quantile of each fraction should be that fraction. States less than
+``--horizon`` steps before a time limit are left out, as the rest of their return is not known; what is known weighs at least
+1 - gamma^horizon of it. States of an episode are not independent: intervals are by resampling whole episodes.
+
+The predicted distribution is meant to be the greedy policy's. It was learnt from returns over n_steps that hold exploration,
+from a network that changed meanwhile, with one for all states: perfect coverage is not to be expected, and the numbers are
+whatever they are.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+from settings import ALGORITHMS, ROOT, load_settings, machine, make_env
+from tqdm import trange
+
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.plotting import record_episode, save_film
+from sb3_distrl.plotting.distribution import COLORS
+
+FRACTIONS = np.arange(1, 20) / 20
+ACTION_NAMES = {"LunarLander-v3": ("no engine", "left engine", "main engine", "right engine")}
+FILM_STEPS, EVERY = 400, 4
+BOOTSTRAPS = 1_000
+
+
+class Calibration(NamedTuple):
+    """Predictions and returns along the episodes of a policy, a number for each of S states."""
+
+    name: str
+    below: np.ndarray  # whether the return is at most the predicted quantile, shape [S, fractions]
+    returns: np.ndarray  # discounted, shape [S]
+    means: np.ndarray  # predicted, shape [S]
+    stds: np.ndarray  # predicted, shape [S]
+    episodes: np.ndarray  # which episode, shape [S]
+    score: float  # mean undiscounted return of the episodes
+
+    @property
+    def coverage(self) -> np.ndarray:
+        """Share of returns that are at most the predicted quantile, shape [fractions]."""
+        return self.below.mean(axis=0)
+
+    @property
+    def error(self) -> float:
+        """Mean absolute difference of coverage and fraction."""
+        return float(np.abs(self.coverage - FRACTIONS).mean())
+
+
+def trained(algo: str, env_id: str, seed: int, folder: Path) -> ValueAlgorithm:
+    """
+    :param algo: name of an algorithm
+    :param env_id: name of an environment
+    :param seed: seed
+    :param folder: where models are kept
+    :return: the model, trained now or before
+    """
+    path = folder / f"{algo}_{env_id}_{seed}.zip"
+    if path.exists():
+        return ALGORITHMS[algo].load(path, device="cpu")
+    settings = load_settings(algo, env_id)
+    steps = settings.pop("n_timesteps")
+    model = ALGORITHMS[algo](env=make_env(env_id, seed), seed=seed, device="cpu", **settings)
+    model.learn(steps, progress_bar=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return model
+
+
+def discounted(rewards: list[float], gamma: float) -> np.ndarray:
+    """
+    :param rewards: of an episode
+    :param gamma: discount factor
+    :return: the discounted return from each step on
+    """
+    returns = np.zeros(len(rewards) + 1)
+    for t in reversed(range(len(rewards))):
+        returns[t] = rewards[t] + gamma * returns[t + 1]
+    return returns[:-1]
+
+
+def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, horizon: int, seed: int) -> Calibration:
+    """
+    :param model: plays greedily
+    :param env_id: name of the environment
+    :param name: of the model
+    :param n_episodes: how many to play
+    :param horizon: steps before a time limit that are left out
+    :param seed: of the environment
+    :return: predictions and returns
+    """
+    env = make_env(env_id, seed, evaluation=True)
+    parts: list[tuple[Any, ...]] = []
+    scores = []
+    obs: Any = env.reset()
+    for episode in trange(n_episodes, desc=name):
+        observations, actions, rewards = [], [], []
+        done, info = False, {}
+        while not done:
+            action, _ = model.predict(obs, deterministic=True)
+            observations.append(np.array(obs[0]))
+            obs, reward, dones, infos = env.step(action)
+            actions.append(int(action[0]))
+            rewards.append(float(reward[0]))
+            done, info = bool(dones[0]), infos[0]
+        scores.append(sum(rewards))
+        n = len(rewards) - (horizon if info.get("TimeLimit.truncated") else 0)
+        if n <= 0:
+            continue
+        predicted = model.predict_distribution(np.stack(observations[:n]))
+        rows = np.arange(n), np.array(actions[:n])
+        taken = ValueDistribution(predicted.values[rows], predicted.probabilities[rows])  # [n, Z]
+        returns = discounted(rewards, model.gamma)[:n]
+        below = returns[:, None] <= taken.quantile(FRACTIONS)
+        parts.append((below, returns, taken.mean(), taken.std(), np.full(n, episode)))
+    below, returns, means, stds, episodes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Calibration(name, below, returns, means, stds, episodes, float(np.mean(scores)))
+
+
+def intervals(calibration: Calibration) -> np.ndarray:
+    """
+    :param calibration: of a model
+    :return: ends of the 95% bootstrap intervals of the coverage over episodes, shape [2, fractions]
+    """
+    rng = np.random.default_rng(0)
+    _, index = np.unique(calibration.episodes, return_inverse=True)
+    counts = np.bincount(index)  # states of each episode
+    sums = np.stack([np.bincount(index, weights=column) for column in calibration.below.T], axis=1)  # [E, fractions]
+    draws = rng.integers(len(counts), size=(BOOTSTRAPS, len(counts)))
+    coverages = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)[:, None]
+    return np.quantile(coverages, [0.025, 0.975], axis=0)
+
+
+def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
+    """
+    :param calibrations: of all models
+    :param env_id: name of the environment
+    :param path: PNG file
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
+    ax.plot([0, 1], [0, 1], color="black", lw=1.5, ls="--", label="calibrated")
+    for calibration, color, marker in zip(calibrations, COLORS, "os^Dv<", strict=False):
+        low, high = intervals(calibration)
+        ax.fill_between(FRACTIONS, low, high, color=color, alpha=0.2, lw=0)
+        label = f"{calibration.name}: off by {calibration.error:.1%}"
+        ax.plot(FRACTIONS, calibration.coverage, color=color, marker=marker, ms=5, lw=2, label=label)
+    ax.set_xlabel("predicted quantile", fontsize=13)
+    ax.set_ylabel("share of returns below it", fontsize=13)
+    ax.set(xlim=(0, 1), ylim=(0, 1), title=env_id)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=11)
+    figure.savefig(path, dpi=90)
+
+
+def report(calibrations: list[Calibration], env_id: str, n_episodes: int, horizon: int) -> str:
+    """
+    :param calibrations: of all models
+    :param env_id: name of the environment
+    :param n_episodes: episodes of each
+    :param horizon: steps before a time limit that were left out
+    :return: tables, markdown
+    """
+    shown = (0.05, 0.25, 0.5, 0.75, 0.95)
+    picked = [int(np.flatnonzero(np.isclose(FRACTIONS, fraction))[0]) for fraction in shown]
+    lines = [
+        f"# Calibration on {env_id}",
+        "",
+        f"Written by `scripts/calibration.py`, whose docstring says what is compared. Settings: hyperparams/; {n_episodes}",
+        f"greedy episodes of each model; states less than {horizon} steps before a time limit are left out. {machine()}",
+        "",
+        "Share of discounted returns below the predicted quantile, with 95% bootstrap intervals over episodes; the error is",
+        "the mean of |share - fraction| over the fractions 0.05, 0.1, ..., 0.95.",
+        "",
+        f"| model | {' | '.join(f'{fraction:g}' for fraction in shown)} | error |",
+        f"|---|{'---:|' * (len(shown) + 1)}",
+    ]
+    for each in calibrations:
+        low, high = intervals(each)
+        cells = [f"{each.coverage[i]:.2f} ({low[i]:.2f} to {high[i]:.2f})" for i in picked]
+        lines.append(f"| {each.name} | {' | '.join(cells)} | {each.error:.3f} |")
+    lines += [
+        "",
+        "| model | states | mean score | mean return | mean of the predicted means | spread of return - predicted mean | "
+        "mean predicted standard deviation |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for each in calibrations:
+        numbers = (each.score, each.returns.mean(), each.means.mean(), (each.returns - each.means).std(), each.stds.mean())
+        lines.append(f"| {each.name} | {len(each.returns):,} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def film(model: ValueAlgorithm, env_id: str, seed: int, path: Path) -> None:
+    """
+    :param model: plays greedily
+    :param env_id: name of the environment
+    :param seed: of the environment
+    :param path: GIF file for an episode, with the distributions as they move
+    """
+    env = make_env(env_id, seed, env_kwargs=dict(render_mode="rgb_array"))
+    moments = record_episode(model, env, FILM_STEPS)
+    save_film(moments, path, ACTION_NAMES.get(env_id), fps=12, every=EVERY)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="LunarLander-v3")
+    parser.add_argument("--algos", nargs="+", default=["iqn"], choices=list(ALGORITHMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--horizon", type=int, default=300)
+    parser.add_argument("--film-seed", type=int, default=2, help="of the episode that the first model is filmed in")
+    parser.add_argument("--models", type=Path, default=ROOT / "runs" / "calibration", help="folder for the models")
+    parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "calibration.md", help="and .png, .gif")
+    args = parser.parse_args()
+
+    th.set_num_threads(1)
+    calibrations = []
+    for algo in args.algos:
+        for seed in args.seeds:
+            model = trained(algo, args.env, seed, args.models)
+            name = f"{ALGORITHMS[algo].__name__}, seed {seed}"
+            calibrations.append(calibrate(model, args.env, name, args.episodes, args.horizon, 10_000 + seed))
+    args.output.write_text(report(calibrations, args.env, args.episodes, args.horizon))
+    draw(calibrations, args.env, args.output.with_suffix(".png"))
+    first = trained(args.algos[0], args.env, args.seeds[0], args.models)
+    film(first, args.env, args.film_seed, args.output.with_suffix(".gif"))
+    print(args.output.read_text())
+
+
+if __name__ == "__main__":
+    main()
