@@ -157,8 +157,8 @@ class TransitionBuffer(ReplayBuffer):
         :return: them, in the buffer's own arrays, which the next block does not use
         """
         steps = self.size()
-        rows = [array[:steps] for array in (self.actions, self.rewards, self._dones, self.timeouts)]
-        return Block(*rows, self.stored.blocks(), priorities)
+        actions, rewards, dones, timeouts = (vars(self)[name][:steps] for name in ROW_ARRAYS)
+        return Block(actions, rewards, dones, timeouts, self.stored.blocks(), priorities)
 
     def extend(self, envs: np.ndarray, block: Block) -> None:
         """
@@ -190,7 +190,7 @@ class TransitionBuffer(ReplayBuffer):
             that is not finite
         """
         steps = len(block.rewards)
-        actions_dtype = self._maybe_cast_dtype(self.action_space.dtype)
+        actions_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))  # type: ignore[arg-type]
         check_array("actions", block.actions, (steps, n_envs, self.action_dim), actions_dtype)
         check_array("rewards", block.rewards, (steps, n_envs), np.dtype(np.float32))
         check_array("dones", block.dones, (steps, n_envs), np.dtype(bool))

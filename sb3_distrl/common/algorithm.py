@@ -274,9 +274,13 @@ class ValueAlgorithm(Acting):
         if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 
+    def _due(self) -> int:
+        """:return: gradient steps that ``replay_ratio`` asks for now"""
+        return int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
+
     def _train(self, gradient_steps: int, batch_size: int) -> None:
         if self.replay_ratio is not None:
-            gradient_steps = int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
+            gradient_steps = self._due()
             self._gradient_steps_due -= gradient_steps
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -290,7 +294,9 @@ class ValueAlgorithm(Acting):
     def _sample(self, batch_size: int) -> Samples:
         assert self.replay_buffer is not None
         kwargs = dict(beta=self.beta) if self.prioritized else {}
-        batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs)
+        return self._preprocessed(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs))
+
+    def _preprocessed(self, batch: Samples) -> Samples:
         obs, next_obs = self._inputs(batch.observations), self._inputs(batch.next_observations)
         return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
 
@@ -303,10 +309,17 @@ class ValueAlgorithm(Acting):
             obs = channels_last(obs)  # type: ignore[arg-type]
         return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
 
-    def _gradient_step(self, batch: Samples) -> None:
+    def _evaluate(self, batch: Samples) -> Loss:
+        """
+        :param batch: preprocessed
+        :return: what the algorithm's loss says of it
+        """
         discounts = self.gamma if batch.discounts is None else batch.discounts
         loss_fn = compiled(type(self)._loss, self.device.type) if self.compile else type(self)._loss
-        losses, priorities, q_values, metrics = loss_fn(self, batch, (1 - batch.dones) * discounts)
+        return loss_fn(self, batch, (1 - batch.dones) * discounts)
+
+    def _gradient_step(self, batch: Samples) -> None:
+        losses, priorities, q_values, metrics = self._evaluate(batch)
         if self.prioritized:
             assert isinstance(batch, PrioritizedReplayBufferSamples)
             weights = batch.weights.squeeze(1)
