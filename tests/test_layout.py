@@ -26,7 +26,7 @@ ALLOWED = {
     "common": BASE,
     **{name: {*BASE, "common"} for name in ALGORITHMS},
     **{name: ALL for name in ("distributed", "plotting")},
-    "zoo": {*ALL, "plotting"},
+    "zoo": {*ALL, "distributed", "plotting"},
     "": ALGORITHMS,  # sb3_distrl/__init__.py
 }
 # The only parts that import these

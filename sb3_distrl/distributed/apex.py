@@ -1,0 +1,247 @@
+"""Ape-X (Horgan et al. 2018): many actors, one learner with one prioritized replay."""
+
+import importlib.util
+import math
+import warnings
+from typing import Any, TypeVar
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.distributed.collectors import Collector, LocalCollector
+from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
+from sb3_distrl.distributed.learner import Learner
+from sb3_distrl.distributed.worker import ActorSpec, epsilon_ladder
+from sb3_distrl.iqn import IQN
+from sb3_distrl.qrdqn import QRDQN
+from sb3_distrl.rainbow import Rainbow
+
+SelfApeX = TypeVar("SelfApeX", bound="ApeX")
+
+COLLECTORS = ("ray", "local")
+# What actors do in another way
+REPLACED = {
+    **dict.fromkeys(
+        ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), "actor_epsilon and actor_epsilon_alpha"
+    ),
+    "overlap": "nothing: actors step environments at any time",
+}
+
+
+class ApeX(Learner):
+    """
+    Distributed Prioritized Experience Replay (Horgan et al. 2018, https://arxiv.org/abs/1803.00933) for an algorithm of this
+    library: ``ApeXRainbow``, ``ApeXIQN`` and ``ApeXQRDQN``, or ``class Mine(ApeX, MyAlgorithm)``.
+
+    Actors, which are processes of Ray, each step environments of their own with a copy of the networks, and send blocks of
+    transitions with their initial priorities: the algorithm's own, of n-step transitions, by the actor's copies of both
+    networks. The learner, this process, keeps them in its replay buffer, does gradient steps and sends weights back. All that
+    SB3 has for a training works here: callbacks, logs of episodes, the progress bar, saving, loading, checkpoints.
+
+    Environment i of all N explores with epsilon ``actor_epsilon ** (1 + i / (N - 1) * actor_epsilon_alpha)`` (section 4.1), on
+    top of noisy networks, if they are on (set ``actor_epsilon=0`` to explore by noise alone), and by random actions before
+    ``learning_starts``. ``predict(deterministic=False)`` explores like the last of them.
+
+    As many gradient steps are done for each transition as in the algorithm without actors: ``replay_ratio``, or, without it,
+    ``gradient_steps / train_freq``, which Horgan et al. leave to the machines' speed. Actors that are more than
+    ``tolerance`` transitions ahead have to wait, and the learner waits where it has no gradient steps left to do. The ratio
+    reached is logged as ``apex/replay_ratio``; how many gradient steps old the actors' weights are as ``apex/staleness``.
+
+    Vectorised steps, in which SB3 counts callbacks, are as many transitions as there are environments in all, whichever they
+    come from; ``locals`` of callbacks have ``rewards``, ``dones`` and, where an episode ended, Monitor's ``infos``. Some
+    blocks may be under way when training ends: they are dropped.
+
+    An actor that dies, does not answer, or sends what is no transition (not finite, of another shape, an action that there is
+    not) is started again with other seeds and its own epsilons. What it sent does not reach the replay buffer.
+
+    :param policy: as of the algorithm
+    :param env: name of an environment, or a function without arguments that makes one, or a VecEnv of all that an actor steps
+    :param n_actors: number of actors
+    :param envs_per_actor: environments that each of them steps; by default 1, or as many as the VecEnv has
+    :param block_steps: steps of each environment in a block; the paper's is 50
+    :param actor_epsilon: see above
+    :param actor_epsilon_alpha: see above
+    :param weights_interval: gradient steps after which actors are sent weights
+    :param tolerance: transitions by which actors may be ahead; by default a block of each actor
+    :param synchronous: let all actors send a block, then do all gradient steps, and so on: slower, and the same each time
+    :param collector: "ray", or "local" for actors in this process
+    :param ray_address: of a running cluster, such as "10.0.0.1:6379", or "auto" on its head; ``None`` starts Ray here
+    :param cpus_per_actor: processors that Ray reserves for each actor, by which it also says how many fit
+    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error
+    :param failure_window: seconds
+    :param hang_timeout: seconds that an actor may take for a block
+    :param stall_timeout: seconds without any block, after which training ends with an error
+    :param kwargs: all other arguments of the algorithm, but those of epsilon and ``overlap``
+    :raises ValueError: for arguments out of range, or more actors than Ray has processors for
+    :raises ImportError: if Ray is not installed
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: EnvSource | ActorEnvs | None,
+        *,
+        n_actors: int = 2,
+        envs_per_actor: int | None = None,
+        block_steps: int = 50,
+        actor_epsilon: float = 0.4,
+        actor_epsilon_alpha: float = 7.0,
+        weights_interval: int = 50,
+        tolerance: int | None = None,
+        synchronous: bool = False,
+        collector: str = "ray",
+        ray_address: str | None = None,
+        cpus_per_actor: float = 1.0,
+        max_failures: int = 5,
+        failure_window: float = 600.0,
+        hang_timeout: float = 120.0,
+        stall_timeout: float = 600.0,
+        **kwargs: Any,
+    ) -> None:
+        for name in REPLACED.keys() & kwargs.keys():
+            raise ValueError(f"{name}={kwargs[name]} has no effect on actors: use {REPLACED[name]}.")
+        if env is not None and not isinstance(env, ActorEnvs):
+            env = ActorEnvs(env, n_actors, envs_per_actor)
+        self.n_actors = n_actors if env is None else env.n_actors
+        self.envs_per_actor = envs_per_actor
+        self.block_steps = block_steps
+        self.actor_epsilon = actor_epsilon
+        self.actor_epsilon_alpha = actor_epsilon_alpha
+        self.weights_interval = weights_interval
+        self.tolerance = tolerance
+        self.synchronous = synchronous
+        self.collector = collector
+        self.ray_address = ray_address
+        self.cpus_per_actor = cpus_per_actor
+        self.max_failures = max_failures
+        self.failure_window = failure_window
+        self.hang_timeout = hang_timeout
+        self.stall_timeout = stall_timeout
+        least = actor_epsilon ** (1 + actor_epsilon_alpha)  # for predict(), and what DQN logs
+        eps = dict(exploration_initial_eps=least, exploration_final_eps=least)
+        super().__init__(policy, env, overlap=False, **eps, **kwargs)
+
+    # Set-up
+
+    def _check_arguments(self) -> None:
+        check_at_least("block_steps", self.block_steps, 1, "the paper's is 50")
+        check_at_least("weights_interval", self.weights_interval, 1, "use a number of gradient steps")
+        check_at_least("tolerance", 0 if self.tolerance is None else self.tolerance, 0, "use a number of transitions")
+        check_fraction("actor_epsilon", self.actor_epsilon, "the paper's is 0.4", zero=True)
+        check_at_least("actor_epsilon_alpha", self.actor_epsilon_alpha, 0, "the paper's is 7")
+        check_at_least("max_failures", self.max_failures, 0, "use a number of failures, such as 5")
+        for name in ("cpus_per_actor", "failure_window", "hang_timeout", "stall_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive: use e.g. the default.")
+        if self.collector not in COLLECTORS:
+            raise ValueError(f"collector={self.collector!r} is unknown: use one of {', '.join(COLLECTORS)}.")
+        if self.collector == "ray" and importlib.util.find_spec("ray") is None:
+            raise ImportError("Ray is not installed: pip install 'sb3-distrl[ray]', or use collector='local'.")
+        if self.env is not None and not isinstance(self.env, ActorEnvs):
+            raise ValueError(f"env={self.env} cannot be stepped by actors: give the name of one, or a function that makes it.")
+        if self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={self.replay_buffer_class.__name__} takes no blocks: use None for this library's."
+            )
+        least = self.n_envs * max(self.block_steps, self.n_steps + 1)
+        check_at_least("buffer_size", self.buffer_size, least, "use one that holds a block of each actor")
+        if self.replay_ratio is None:
+            self.replay_ratio, self.gradient_steps = self._ratio_without_actors(), 1
+        super()._check_arguments()
+
+    def _ratio_without_actors(self) -> float:
+        freq, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        if unit != "step":
+            raise ValueError(f"train_freq={self.train_freq} has no meaning for actors: use replay_ratio, or count steps.")
+        return self.gradient_steps / freq if self.gradient_steps >= 0 else 1.0
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfApeX], path: Any, env: EnvSource | ActorEnvs | None = None, *args: Any, **kwargs: Any
+    ) -> SelfApeX:
+        """
+        Load a model; arguments as of the algorithm, and those of the constructor to change them.
+
+        :param path: file
+        :param env: as in the constructor; without one, the model can predict, but not learn
+        :param args: as in SB3
+        :param kwargs: as in SB3
+        :return: the model
+        :raises ValueError: as of the algorithm's ``load``
+        """
+        if env is not None and not isinstance(env, ActorEnvs):
+            saved = {**(load_from_zip_file(path)[0] or {}), **kwargs}
+            if "n_actors" not in saved:
+                raise ValueError(f"path={path} was saved by an algorithm without actors: load it with that one.")
+            env = ActorEnvs(env, saved["n_actors"], saved["envs_per_actor"])
+        return super().load(path, env, *args, **kwargs)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        :param env: as in the constructor
+        :param force_reset: as in SB3
+        """
+        super().set_env(env if isinstance(env, ActorEnvs) else ActorEnvs(env, self.n_actors, self.envs_per_actor), force_reset)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        self._last_obs = None  # actors begin with new episodes
+        with warnings.catch_warnings():  # of EvalCallback, as ActorEnvs are no environments that one evaluates with
+            warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _start_actors(self) -> Collector:
+        assert isinstance(self.env, ActorEnvs)
+        kept = vars(self).keys() - {*self._excluded_save_params(), "policy"}
+        changed = dict(precision="float32", compile=False, tensorboard_log=None, seed=None, verbose=0)
+        state = {name: getattr(self, name) for name in kept} | changed
+        seed = np.random.randint(2**31) if self.seed is None else self.seed
+        epsilons = epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
+        spec = ActorSpec(
+            algorithm=type(self).__mro__[type(self).__mro__.index(Learner) + 1],
+            state=state,
+            make_envs=self.env.make,
+            block_steps=self.block_steps,
+            random_steps=math.ceil(max(0, self.learning_starts - self.num_timesteps) / self.env.n_actors),
+            epsilons=epsilons.reshape(self.env.n_actors, self.env.envs_per_actor),
+            seed=(seed, self.num_timesteps),
+        )
+        if self.collector == "local":
+            return LocalCollector(spec, self.env.n_actors, self._weights(), self.synchronous)
+        from sb3_distrl.distributed.ray_collector import RayCollector
+
+        return RayCollector(
+            spec,
+            self.env.n_actors,
+            self._weights(),
+            self.synchronous,
+            check=self.check_report,
+            address=self.ray_address,
+            cpus_per_actor=self.cpus_per_actor,
+            max_failures=self.max_failures,
+            failure_window=self.failure_window,
+            hang_timeout=self.hang_timeout,
+            stall_timeout=self.stall_timeout,
+        )
+
+
+class ApeXRainbow(ApeX, Rainbow):
+    """:class:`ApeX` for Rainbow; all other arguments are those of :class:`~sb3_distrl.rainbow.Rainbow`."""
+
+
+class ApeXIQN(ApeX, IQN):
+    """:class:`ApeX` for IQN; use ``prioritized=True`` for Ape-X proper. All other arguments are those of IQN."""
+
+
+class ApeXQRDQN(ApeX, QRDQN):
+    """:class:`ApeX` for QRDQN; use ``prioritized=True`` for Ape-X proper. All other arguments are those of QRDQN."""

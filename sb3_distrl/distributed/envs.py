@@ -1,0 +1,108 @@
+"""The environments of actors: how each actor makes its own, and what the learner has in their place."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+
+from sb3_distrl.checks import check_at_least
+
+EnvSource = str | Callable[[], gymnasium.Env | VecEnv]
+
+
+def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
+    """
+    :param source: name of an environment, or a function that makes one, or a VecEnv of all that an actor steps
+    :param n_envs: how many; ``None`` is 1, or as many as the VecEnv has
+    :return: the environments of an actor, wrapped as SB3 wraps them
+    :raises ValueError: if ``source`` is something else, or makes other environments than it should
+    """
+    if not (isinstance(source, str) or callable(source)):
+        raise ValueError(
+            f"env={source} cannot be made by each actor: give the name of an environment, or a function without arguments "
+            "that makes one, or a VecEnv of all that an actor steps."
+        )
+
+    def make() -> gymnasium.Env | VecEnv:
+        return gymnasium.make(source) if isinstance(source, str) else source()
+
+    envs = make()
+    if isinstance(envs, gymnasium.Env):
+        alike = [envs, *(make() for _ in range((n_envs or 1) - 1))]
+        monitored = [env if is_wrapped(env, Monitor) else Monitor(env) for env in alike]  # type: ignore[arg-type]
+        envs = DummyVecEnv([lambda env=env: env for env in monitored])  # type: ignore[misc]
+    if not isinstance(envs, VecEnv):
+        raise ValueError(f"env makes a {type(envs).__name__}: it should make a gymnasium.Env or a VecEnv.")
+    if n_envs not in (None, envs.num_envs):
+        raise ValueError(
+            f"envs_per_actor={n_envs}, but env makes a VecEnv of {envs.num_envs}: leave envs_per_actor out, or change one."
+        )
+    if unwrap_vec_normalize(envs) is not None:
+        raise ValueError(
+            "env makes a VecNormalize, of which each actor would have statistics of its own: scale by constants in a wrapper "
+            "such as gymnasium.wrappers.TransformReward, or use the algorithm without actors."
+        )
+    return BaseAlgorithm._wrap_env(envs)
+
+
+class ActorEnvs(VecEnv):
+    """
+    What the learner has for an environment: the spaces of all environments that its actors step, and none to step itself.
+
+    :param source: see :func:`make_envs`
+    :param n_actors: number of actors
+    :param envs_per_actor: see :func:`make_envs`
+    :raises ValueError: for arguments out of range
+    """
+
+    def __init__(self, source: EnvSource, n_actors: int, envs_per_actor: int | None) -> None:
+        check_at_least("n_actors", n_actors, 1, "use the number of processes that step environments")
+        check_at_least("envs_per_actor", 1 if envs_per_actor is None else envs_per_actor, 1, "use 1")
+        self.source, self.n_actors = source, n_actors
+        probe = make_envs(source, envs_per_actor)
+        self.envs_per_actor = probe.num_envs
+        super().__init__(n_actors * probe.num_envs, probe.observation_space, probe.action_space)
+        probe.close()
+
+    def make(self) -> VecEnv:
+        """:return: the environments of an actor"""
+        return make_envs(self.source, self.envs_per_actor)
+
+    def reset(self) -> VecEnvObs:
+        """:return: zeros; actors reset their environments when they start"""
+        keys, shapes, dtypes = obs_space_info(self.observation_space)
+        return dict_to_obs(self.observation_space, {key: np.zeros((self.num_envs, *shapes[key]), dtypes[key]) for key in keys})
+
+    def close(self) -> None: ...
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        if attr_name == "render_mode":
+            return [None] * self.num_envs
+        return self._out_of_reach()
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        return [False] * self.num_envs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._out_of_reach()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        self._out_of_reach()
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        self._out_of_reach()
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        self._out_of_reach()
+
+    def _out_of_reach(self) -> NoReturn:
+        raise AttributeError("These environments are in the processes of actors, which alone step and ask them.")

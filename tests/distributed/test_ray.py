@@ -1,0 +1,197 @@
+"""Actors in processes of a real Ray: learning, faults, and Ray itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_distrl.distributed import ApeXRainbow
+from tests.distributed.envs import MESSAGE, misbehaving
+from tests.distributed.settings import CLASSES, digest, make_model
+
+ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running():
+    """A Ray that all tests share, as a user's that runs already."""
+    from sb3_distrl.distributed.cluster import join
+
+    assert join(None)  # as ApeX does it
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_synchronous_actors_learn_to_the_bit_what_they_learn_in_one_process(cls):
+    digests = []
+    for collector in ("local", "ray"):
+        model = make_model(cls, envs_per_actor=2, collector=collector, synchronous=True)
+        model.learn(300)
+        digests.append((digest(model), model._n_updates, model._episode_num, model.replay_buffer.tree.total))
+    assert digests[0] == digests[1]
+    assert ray.is_initialized(), "a Ray that was not started by us was shut down"
+
+
+def test_learns_cartpole():
+    """To 475, with two actors that run beside the learner."""
+    model = ApeXRainbow(
+        "MlpPolicy",
+        "CartPole-v1",
+        envs_per_actor=2,
+        learning_rate=2e-3,
+        learning_starts=1000,
+        buffer_size=50_000,
+        batch_size=64,
+        replay_ratio=0.5,
+        target_update_interval=128,
+        block_steps=32,
+        weights_interval=20,
+        policy_kwargs=dict(net_arch=[128, 128], v_min=0.0, v_max=100.0, optimizer_kwargs=dict(eps=1e-8)),
+        seed=1,
+        device="cpu",
+    )
+    solved = StopTrainingOnRewardThreshold(475)
+    evaluation = EvalCallback(
+        make_vec_env("CartPole-v1", 5, seed=9), callback_on_new_best=solved, eval_freq=500, n_eval_episodes=10, verbose=0
+    )
+    model.learn(60_000, callback=evaluation)
+    assert evaluation.best_mean_reward >= 475
+    assert model._n_updates == pytest.approx(0.5 * (model.num_timesteps - 1000), abs=150)
+    assert (model.replay_buffer._added > 1000).all()
+
+
+@pytest.mark.parametrize("what", ["exception", "exit", "kill", "nan reward", "nan obs", "wrong shape", "hang"])
+def test_an_actor_that_fails_once_is_replaced(what, tmp_path, caplog):
+    """The run goes on with both; nothing of the bad block is in the replay, and no return reaches over it."""
+    model = make_model(
+        env=misbehaving(what, tmp_path), collector="ray", max_failures=1, hang_timeout=15.0 if what == "hang" else 120.0
+    )
+    replaced = Replaced()
+    model.learn(1_000_000, callback=replaced)
+    assert replaced.failures == 1 and len(list(tmp_path.iterdir())) == 1
+    buffer = model.replay_buffer
+    buffer.check_valid()
+    batch = buffer.sample(200)
+    assert batch.rewards.isfinite().all() and batch.observations.isfinite().all() and batch.next_observations.isfinite().all()
+    assert "failed and is started again" in caplog.text
+    failed = int(caplog.text.split("Actor ")[1].split()[0])
+    assert (buffer.timeouts[:, failed] & ~buffer._dones[:, failed]).any(), "the stream goes on as if nothing was lost"
+
+
+class Replaced(BaseCallback):
+    """Ends the training when an actor has failed and both have sent more since then."""
+
+    failures = 0
+
+    def _on_step(self):
+        added = self.model.replay_buffer._added
+        if self.model._actors.failures > self.failures:
+            self.failures, self.then = self.model._actors.failures, added.copy()
+        return not (self.failures and (added - self.then).min() >= 100)
+
+
+@pytest.mark.parametrize("what", ["exception", "nan reward", "kill"])
+def test_an_environment_that_always_fails_ends_the_run(what, tmp_path):
+    """With what the environment says."""
+    model = make_model(env=misbehaving(what, tmp_path, after=5, times=100), collector="ray", max_failures=2)
+    says = {"exception": MESSAGE, "nan reward": "reward=nan is not finite", "kill": "actor 0|actor 1"}[what]
+    with pytest.raises(RuntimeError, match=f"(?s)Actors failed 3 times .* max_failures=2.*({says})"):
+        model.learn(600)
+    assert model._actors is None and model.num_timesteps == 0
+
+
+def test_actors_that_cannot_make_their_environment_say_so(tmp_path):
+    """The learner could make it, but the actors are elsewhere."""
+    here = os.getpid()
+
+    def make():
+        if os.getpid() != here:
+            raise FileNotFoundError("no ROM on this machine")
+        return misbehaving("exit", tmp_path, after=10**9)()
+
+    model = make_model(env=make, collector="ray", max_failures=0)
+    with pytest.raises(RuntimeError, match="no ROM on this machine"):
+        model.learn(100)
+
+
+def test_no_data_at_all_is_an_error(tmp_path):
+    """Before one knows that an actor hangs."""
+    model = make_model(env=misbehaving("hang", tmp_path, after=3, times=9), collector="ray", stall_timeout=15.0)
+    with pytest.raises(RuntimeError, match=r"No actor has sent anything for 15 s \(stall_timeout\)"):
+        model.learn(100)
+
+
+def test_more_actors_than_fit():
+    cpus = int(ray.cluster_resources()["CPU"])
+    model = make_model(n_actors=cpus + 2, collector="ray", buffer_size=5000)
+    with pytest.raises(ValueError, match=f"n_actors={cpus + 2} with cpus_per_actor=1 need {cpus + 2} processors"):
+        model.learn(100)
+    model = make_model(n_actors=cpus + 2, collector="ray", buffer_size=5000, cpus_per_actor=0.25)
+    model.learn(200)
+    assert model.num_timesteps >= 200
+
+
+class Pause(BaseCallback):
+    """The learner does not look for what actors have sent, for a while."""
+
+    def _on_step(self):
+        if self.n_calls == 50:
+            time.sleep(10.0)
+        return True
+
+
+def test_a_learner_that_pauses_does_not_blame_the_actors():
+    """As it does for a long evaluation."""
+    model = make_model(collector="ray", hang_timeout=8.0, max_failures=0)
+    model.learn(400, callback=Pause())
+    assert model.num_timesteps == 400
+
+
+TRAIN = """
+import sys
+from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint
+from sb3_distrl.distributed import ApeXRainbow
+from tests.distributed.settings import make_model
+
+path = latest_checkpoint(sys.argv[1])
+if path:
+    print("going on from", path, flush=True)
+    model = ApeXRainbow.load_checkpoint(path, "CartPole-v1")
+else:
+    model = make_model(collector="ray")
+model.learn(int(sys.argv[2]), callback=RollingCheckpointCallback(100, sys.argv[1]), reset_num_timesteps=path is None)
+print("reached", model.num_timesteps, model.replay_buffer._added.sum(), flush=True)
+"""
+
+
+def test_a_learner_that_is_killed_goes_on_from_its_checkpoint(tmp_path):
+    """The actors of the first one, and its Ray, end with it."""
+    command = [sys.executable, "-W", "ignore", "-c", TRAIN, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    first = subprocess.Popen([*command, "1000000"], env=environment, cwd=root)
+    deadline = time.monotonic() + 120
+    while not len(list(tmp_path.glob("checkpoint_*.zip"))) == 2:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    children = psutil.Process(first.pid).children(recursive=True)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    run = subprocess.run([*command, "300"], env=environment, cwd=root, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stderr
+    started, reached = run.stdout.splitlines()
+    assert started.startswith("going on from") and reached.startswith("reached")
+    steps = int(started.rsplit("_", 2)[-2])
+    assert int(reached.split()[1]) == steps + 300
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
