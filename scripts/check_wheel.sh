@@ -31,5 +31,5 @@ if "$environment/bin/sb3-distrl" train --algo rainbow 2> "$work/error.log"; then
     exit 1
 fi
 grep "pip install 'sb3-distrl\[zoo\]'" "$work/error.log"
-"${install[@]}" "$wheel[atari,minatar,zoo]" "gymnasium[box2d,classic-control]"
+"${install[@]}" "$wheel[atari,minatar,ray,zoo]" "gymnasium[box2d,classic-control]"
 "$environment/bin/sb3-distrl" train --algo rainbow --env CartPole-v1 -n 1000 --verbose 0 | tail -n 1

@@ -3,7 +3,8 @@
 
 def register() -> None:
     """
-    Make rl-zoo3 know ``rainbow``, ``iqn``, this library's ``qrdqn``, their hyperparameters and samplers, and MinAtar's games.
+    Make rl-zoo3 know ``rainbow``, ``iqn``, this library's ``qrdqn``, the same with actors as ``apex-rainbow`` and so on, their
+    hyperparameters and samplers, and MinAtar's games.
 
     rl-zoo3 has no place for plug-ins. All its modules share the dictionaries that are updated; its ``ExperimentManager`` is
     replaced by :class:`~sb3_distrl.zoo.experiment.Experiment`, which finds this library's files. The command ``sb3-distrl``

@@ -34,7 +34,8 @@ HELP = "\n".join(
     [
         "usage: sb3-distrl COMMAND [options]",
         "",
-        "rl-zoo3's commands, for rainbow, iqn, this library's qrdqn and all algorithms of rl-zoo3:",
+        "rl-zoo3's commands, for rainbow, iqn, this library's qrdqn, the same with actors of Ray (apex-rainbow, apex-iqn,",
+        "apex-qrdqn), and all algorithms of rl-zoo3:",
         "",
         *(f"  {name:<16} {what}" for name, what in COMMANDS.items()),
         "",
@@ -47,7 +48,8 @@ NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn
 # Errors that say all that a user needs, and the modules that raise them
 FOR_USERS: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...]], ...] = (
     ((AssertionError, ValueError), ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "huggingface_sb3", "__main__")),
-    ((ImportError,), ("rl_zoo3.", "stable_baselines3.")),
+    ((ImportError,), ("rl_zoo3.", "stable_baselines3.", "sb3_distrl.distributed")),
+    ((RuntimeError,), ("sb3_distrl.distributed",)),
     ((OSError,), ("sb3_distrl.zoo.commands",)),  # of the Hub
     ((DependencyNotInstalled,), ("",)),
 )

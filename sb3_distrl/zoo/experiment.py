@@ -27,7 +27,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.resumable import is_checkpoint
+from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.envs import AtariVecEnv
+from sb3_distrl.zoo.actors import ActorEnvMaker, MonitorOfActors, has_actors
 from sb3_distrl.zoo.settings import Hyperparams, Mergeable, hyperparams_file, read_entries
 from sb3_distrl.zoo.study import write_report
 
@@ -76,6 +78,7 @@ class Experiment(ExperimentManager):
     - ``vec_env_type="ale"``: Atari games are played by :class:`~sb3_distrl.envs.AtariVecEnv`, for training and evaluation
     - this library's algorithms go on where they were with ``-i``: with the settings of their run, and schedules and counters
       continued
+    - algorithms with actors get what makes the environments of one, ``n_envs`` of them
     - a study ends with files that one can read, see and train from
 
     :param args: of the command line
@@ -98,6 +101,7 @@ class Experiment(ExperimentManager):
         self.study: optuna.Study | None = None
         self.saved_hyperparams: Hyperparams = {}
         self.ale_kwargs: dict[str, Any] = {}
+        self.n_actors = 1
 
     # Hyperparameters
 
@@ -223,6 +227,21 @@ class Experiment(ExperimentManager):
 
     # Training
 
+    def _preprocess_hyperparams(self, hyperparams: Hyperparams) -> Any:
+        processed = super()._preprocess_hyperparams(hyperparams)
+        if has_actors(self.algo):
+            if self.optimize_hyperparameters:
+                raise ValueError(f"algo={self.algo} cannot be tuned: tune it without actors, and train with what was found.")
+            self.n_actors = processed[0].setdefault("n_actors", 2)
+            self.n_envs *= self.n_actors  # by which callbacks count
+        return processed
+
+    def create_callbacks(self) -> None:
+        """Create those of rl-zoo3, and what writes the episodes of actors down."""
+        super().create_callbacks()
+        if has_actors(self.algo):
+            self.callbacks.append(MonitorOfActors(self.save_path, self.env_name.gym_id))
+
     def _load_pretrained_agent(self, hyperparams: Hyperparams, env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
         if not isinstance(model, ValueAlgorithm):
@@ -255,6 +274,8 @@ class Experiment(ExperimentManager):
         :param no_log: whether the returns of their episodes are not written to files
         :return: environments; those in other processes leave it to the main one to be interrupted
         """
+        if has_actors(self.algo) and not (eval_env or no_log):
+            return ActorEnvs(ActorEnvMaker(self, n_envs // self.n_actors), self.n_actors, None)
         run, wrapper = copy.copy(self), self.env_wrapper
 
         def wrap(env: gymnasium.Env) -> gymnasium.Env:

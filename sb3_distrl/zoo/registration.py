@@ -8,11 +8,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from sb3_distrl.distributed import ApeXIQN, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.envs import register_minatar
 from sb3_distrl.networks import DataEfficientConv, MinAtarConv, NatureConv
 from sb3_distrl.zoo.samplers import CONVERTERS, SAMPLERS
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "rainbow": Rainbow,
+    "iqn": IQN,
+    "qrdqn": QRDQN,
+    "apex-rainbow": ApeXRainbow,
+    "apex-iqn": ApeXIQN,
+    "apex-qrdqn": ApeXQRDQN,
+}
 
 # What YAML strings such as "dict(features_extractor_class=MinAtarConv)" may name
 NAMES = {

@@ -8,12 +8,14 @@ import pytest
 import yaml
 
 from sb3_distrl import IQN, QRDQN, Rainbow
+from sb3_distrl.distributed import ApeXIQN, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.networks import DataEfficientConv, MinAtarConv
 from sb3_distrl.zoo import cli
 from sb3_distrl.zoo.settings import hyperparams_file, read_entries
 
 ALGORITHMS = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
-ENTRIES = {algo: read_entries(str(hyperparams_file(algo))) for algo in ALGORITHMS}
+WITH_ACTORS = {"apex-rainbow": ApeXRainbow, "apex-iqn": ApeXIQN, "apex-qrdqn": ApeXQRDQN}
+ENTRIES = {algo: read_entries(str(hyperparams_file(algo))) for algo in (*ALGORITHMS, *WITH_ACTORS)}
 NAMED = {  # entries that are no environments: one to train them in
     "default": "CartPole-v1",
     "atari": "PongNoFrameskip-v4",
@@ -63,6 +65,23 @@ def test_entry_trains(algo, entry, tmp_path, monkeypatch):
         assert model._n_updates == pytest.approx(40 * settings["replay_ratio"], abs=n_envs * settings["replay_ratio"])
 
 
+@pytest.mark.parametrize(("algo", "entry"), [(algo, entry) for algo in WITH_ACTORS for entry in ENTRIES[algo]])
+def test_entry_trains_with_actors(algo, entry, tmp_path, monkeypatch):
+    """In this process; with Ray, see test_actors.py."""
+    settings = ENTRIES[algo][entry]
+    env_id = NAMED.get(entry, entry)
+    n_envs = settings["n_actors"] * settings.get("n_envs", 1)
+    overrides = ["buffer_size:8000", f"learning_starts:{20 * n_envs}", "block_steps:10", "collector:'local'"]
+    arguments = ["--algo", algo, "--env", env_id, "-n", str(40 * n_envs), "-params", *overrides]
+    if entry in NAMED:
+        arguments += ["--entry", entry]
+    train(monkeypatch, tmp_path, *arguments)
+    (path,) = Path("logs", algo).glob(f"*/{env_id.replace('/', '-')}.zip")
+    model = WITH_ACTORS[algo].load(path)
+    assert model.num_timesteps == 40 * n_envs and model.n_envs == n_envs and model.prioritized
+    assert model._n_updates == pytest.approx(20 * n_envs * settings["replay_ratio"], abs=1)
+
+
 @pytest.mark.parametrize(("env_id", "entry"), [("MinAtar/Freeway-v0", "minatar"), ("FrozenLake-v1", "default")])
 def test_environments_that_are_not_listed(env_id, entry, tmp_path, monkeypatch, capsys):
     arguments = ["--algo", "rainbow", "--env", env_id, "-n", "150", "-params", "buffer_size:2000", "learning_starts:100"]
@@ -70,7 +89,7 @@ def test_environments_that_are_not_listed(env_id, entry, tmp_path, monkeypatch, 
     assert f"Using the entry '{entry}'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", ENTRIES)
 def test_entries_say_where_they_come_from(algo):
     text = hyperparams_file(algo).read_text()
     lines = text.splitlines()
