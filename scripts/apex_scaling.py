@@ -52,7 +52,7 @@ With a batch of B transitions for each gradient step and g gradient steps/s, the
 transitions/s from all actors take: R times the microseconds above. Where that is too much, the replay would be cut into S
 shards in processes of their own, each with 1/S of the actors: a shard keeps frames and the tree of its transitions, and tells
 the learner the total of its masses with each message. For a batch the learner draws how many transitions come from each shard,
-a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and each transition's mass,
+a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and their masses,
 so that sampling stays in proportion to priority; the learner's time then depends on B and g alone, and no longer on R.
 """
 PAPER = (256, 360, 1000)  # actors
