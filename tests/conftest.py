@@ -1,9 +1,13 @@
 """Settings of all tests."""
 
+import os
+
 import pytest
 import torch as th
 
 th.set_num_threads(1)  # the networks here are too small for more
+# Ray would run actors at a low priority, at which they get nearly nothing beside other tests
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,7 +36,7 @@ except ValueError as error:
 def environment(**changes):
     """:return: of a process, without this one's settings of Ray"""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **changes}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "RAY_worker_niceness": "0", **changes}
 
 
 @pytest.fixture(scope="module")

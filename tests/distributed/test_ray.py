@@ -74,7 +74,7 @@ def test_learns_cartpole():
 def test_an_actor_that_fails_once_is_replaced(what, tmp_path, caplog):
     """The run goes on with both; nothing of the bad block is in the replay, and no return reaches over it."""
     model = make_model(
-        env=misbehaving(what, tmp_path), collector="ray", max_failures=1, hang_timeout=15.0 if what == "hang" else 120.0
+        env=misbehaving(what, tmp_path), collector="ray", max_failures=1, hang_timeout=25.0 if what == "hang" else 300.0
     )
     replaced = Replaced()
     model.learn(1_000_000, callback=replaced)
