@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.checks import check_at_least, check_fraction
@@ -187,18 +186,11 @@ class ApeX(Learner):
         """
         super().set_env(env if isinstance(env, ActorEnvs) else ActorEnvs(env, self.n_actors, self.envs_per_actor), force_reset)
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         self._last_obs = None  # actors begin with new episodes
         with warnings.catch_warnings():  # of EvalCallback, as ActorEnvs are no environments that one evaluates with
             warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            return super()._setup_learn(*args, **kwargs)
 
     def _start_actors(self) -> Collector:
         assert isinstance(self.env, ActorEnvs)

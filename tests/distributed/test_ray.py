@@ -100,11 +100,12 @@ class Replaced(BaseCallback):
         return not (self.failures and (added - self.then).min() >= 100)
 
 
-@pytest.mark.parametrize("what", ["exception", "nan reward", "kill"])
+@pytest.mark.parametrize("what", ["exception", "nan reward", "nan obs", "kill"])
 def test_an_environment_that_always_fails_ends_the_run(what, tmp_path):
     """With what the environment says."""
     model = make_model(env=misbehaving(what, tmp_path, after=5, times=100), collector="ray", max_failures=2)
-    says = {"exception": MESSAGE, "nan reward": "reward=nan is not finite", "kill": "actor 0|actor 1"}[what]
+    not_finite = dict.fromkeys(("nan reward", "nan obs"), f"{what.removeprefix('nan ')}=nan is not finite")
+    says = {"exception": MESSAGE, "kill": "actor 0|actor 1", **not_finite}[what]
     with pytest.raises(RuntimeError, match=f"(?s)Actors failed 3 times .* max_failures=2.*({says})"):
         model.learn(600)
     assert model._actors is None and model.num_timesteps == 0
