@@ -154,12 +154,6 @@ def test_bootstrapping_is_a_choice_of_its_own(name: str) -> None:
     assert any(not th.equal(mean[key], follows[key]) for key in mean)
 
 
-def test_compiled_losses_with_a_measure_that_is_inverted_numerically() -> None:
-    """The same to rounding; and compiled in seconds, which a long loop would not be."""
-    plain, compiled = (learnt("QRDQN", risk="cpw", compile=compile) for compile in (False, True))
-    assert all(th.allclose(plain[key], compiled[key], atol=1e-4) for key in plain)
-
-
 def next_distributions(model: Any, obs: th.Tensor) -> ValueDistribution:
     """:return: of the target network"""
     with th.no_grad():
