@@ -92,7 +92,8 @@ class EnjoyParser(argparse.ArgumentParser):
                 risk = as_distortion(parsed.risk, "--risk")
             except ValueError as error:
                 self.error(str(error))
-            ALGOS[parsed.algo] = SimpleNamespace(load=partial(algorithm.load, risk=risk))  # type: ignore[assignment]  # all that enjoy needs
+            # Loading is all that enjoy needs of it
+            ALGOS[parsed.algo] = SimpleNamespace(load=partial(algorithm.load, risk=risk))  # type: ignore[assignment]
         return parsed
 
 
