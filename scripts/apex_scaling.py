@@ -46,14 +46,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 COMMON: dict[str, Any] = dict(learning_starts=200, target_update_interval=8000, buffer_size=100_000, seed=0, device="cpu")
 WARM_UP, SECONDS = 2.0, 5.0  # of each measurement
 COLLECT, TRAIN, LEARN = 1e-6, 0.25, 1e3  # gradient steps per transition: none, Rainbow's, or as many as there is time for
-BEYOND = """## Beyond one learner's time
+BEYOND = """
+## Beyond one learner's time
 
 With a batch of B transitions for each gradient step and g gradient steps/s, the learner's time goes to g steps and to what R
 transitions/s from all actors take: R times the microseconds above. Where that is too much, the replay would be cut into S
 shards in processes of their own, each with 1/S of the actors: a shard keeps frames and the tree of its transitions, and tells
 the learner the total of its masses with each message. For a batch the learner draws how many transitions come from each shard,
-a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and their masses,
-so that sampling stays in proportion to priority; the learner's time then depends on B and g alone, and no longer on R.
+a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and the masses of what was
+drawn, so that sampling stays in proportion to priority; the learner's time then depends on B and g alone, and no longer on R.
 """
 PAPER = (256, 360, 1000)  # actors
 PAPER_RATE = 139.0 / 4  # transitions/s of an actor with one core (Horgan et al. 2018, appendix C: 139 frames/s)
