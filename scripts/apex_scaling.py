@@ -53,8 +53,8 @@ With a batch of B transitions for each gradient step and g gradient steps/s, the
 transitions/s from all actors take: R times the microseconds above. Where that is too much, the replay would be cut into S
 shards in processes of their own, each with 1/S of the actors: a shard keeps frames and the tree of its transitions, and tells
 the learner the total of its masses with each message. For a batch the learner draws how many transitions come from each shard,
-a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and the masses of what was
-drawn, so that sampling stays in proportion to priority; the learner's time then depends on B and g alone, and no longer on R.
+a multinomial with the totals, asks for them, and sends priorities back. Weights need only the totals and the masses of what
+was drawn, so that sampling stays in proportion to priority; the learner's time then depends on B and g, and no longer on R.
 """
 PAPER = (256, 360, 1000)  # actors
 PAPER_RATE = 139.0 / 4  # transitions/s of an actor with one core (Horgan et al. 2018, appendix C: 139 frames/s)
@@ -215,7 +215,12 @@ def report(env_id: str, counts: list[int], found: dict[tuple, list[dict[str, flo
     :return: Markdown
     """
     columns = ["collecting, steps/s", "CPU s per 1,000 transitions", "training, steps/s"]
-    lines = [f"## {env_id}", "", f"| actors | {' | '.join(f'{c}: Ape-X | SubprocVecEnv' for c in columns)} | learner kept |"]
+    lines = [
+        "",
+        f"## {env_id}",
+        "",
+        f"| actors | {' | '.join(f'{c}: Ape-X | SubprocVecEnv' for c in columns)} | learner kept |",
+    ]
     lines.append("|---:" * 8 + "|")
     for n in counts:
         cells = [str(n)]
