@@ -163,10 +163,14 @@ class RayCollector(Collector):
         reports = [(first[ref].index, report) for ref in done if (report := self._get(first[ref])) is not None]
         if reports:
             self.last_block = time.monotonic()
-        # After a long evaluation, say, blocks may still have to come from other machines: none is to blame at the first look
-        if time.monotonic() - self.looked < min(self.hang_timeout, self.stall_timeout) / 2:
-            self._check_silence(actors)
-        self.looked = time.monotonic()
+        now = time.monotonic()
+        # The learner did not look for long, as it was evaluating, say: nobody else is to blame for that time
+        if now - self.looked > max(2 * POLL, min(self.hang_timeout, self.stall_timeout) / 2):
+            self.last_block = now
+            for actor in self.actors:
+                actor.heard = actor.heard and now
+        self._check_silence(actors)
+        self.looked = now
         return reports
 
     def _check_silence(self, actors: list[Supervised]) -> None:
