@@ -98,6 +98,11 @@ class FrameStorage(ObservationStorage):
         axis = next((axis for axis in axes if shifts[axis] < shape[axis]), axes[0])
         return cls(rows, n_envs, tuple(shape), obs.dtype, axis, max(1, shifts[axis]))
 
+    def expect(self, shifts_seen: Counter[int]) -> None:
+        """:param shifts_seen: how often observations shifted by how many slices; the most frequent is looked for first"""
+        if shifts_seen:
+            self.shift = shifts_seen.most_common(1)[0][0]
+
     def ring_size(self, rows: int) -> int:
         """:return: slices in the ring of an environment; those of one transition always fit"""
         return 2 * rows * self.n_slices if self.lossless else int((1 + SLACK) * rows * self.shift) + 2 * self.n_slices
@@ -189,9 +194,8 @@ class FrameStorage(ObservationStorage):
                 raise ValueError(f"observations end with slices {newest.min()} to {newest.max()} of {len(slices)}.")
 
     def _learn_shift(self) -> None:
-        """Take the most frequent shift so far; rings of another size take over what they have room for."""
-        if self.shifts_seen:
-            self.shift = self.shifts_seen.most_common(1)[0][0]
+        """Expect the shift seen most so far; rings of another size take over what they have room for."""
+        self.expect(self.shifts_seen)
         size, old = self.ring_size(self.rows), self.rings
         if size == old.size:
             return

@@ -74,8 +74,8 @@ class Observations:
         storages = self.storages_for()
         for key, storage in storages.items():
             block = blocks[key]
-            if isinstance(storage, FrameStorage) and isinstance(block, FrameBlock) and block.shifts_seen:
-                storage.shift = block.shifts_seen.most_common(1)[0][0]
+            if isinstance(storage, FrameStorage) and isinstance(block, FrameBlock):
+                storage.expect(block.shifts_seen)
         return storages
 
     def allocate(self, storages: Storages) -> None:

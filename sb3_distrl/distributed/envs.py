@@ -10,7 +10,6 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
-from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from sb3_distrl.checks import check_at_least
 
@@ -76,9 +75,15 @@ class ActorEnvs(VecEnv):
         return make_envs(self.source, self.envs_per_actor)
 
     def reset(self) -> VecEnvObs:
-        """:return: zeros; actors reset their environments when they start"""
-        keys, shapes, dtypes = obs_space_info(self.observation_space)
-        return dict_to_obs(self.observation_space, {key: np.zeros((self.num_envs, *shapes[key]), dtypes[key]) for key in keys})
+        """:return: first observations as an actor has them, the same for each; actors reset their environments themselves"""
+        envs = self.make()
+        envs.seed(self._seeds[0])
+        obs = envs.reset()
+        envs.close()
+        self._reset_seeds()
+        if isinstance(obs, dict):
+            return {key: np.concatenate([part] * self.n_actors) for key, part in obs.items()}
+        return np.concatenate([obs] * self.n_actors)
 
     def close(self) -> None: ...
 

@@ -1,6 +1,7 @@
 """The learner's part of SB3's loop: it takes what actors send in place of stepping environments."""
 
 from abc import abstractmethod
+from collections import deque
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ class Learner(ValueAlgorithm):
     synchronous: bool
     _actors: Collector | None = None
     _started_at = 0, 0  # environment steps and gradient steps before the actors
-    _waiting: list[tuple[float, bool, dict[str, Any]]]  # transitions that are no vectorised step yet
+    _waiting: deque[tuple[float, bool, dict[str, Any]]]  # transitions that are no vectorised step yet
 
     @abstractmethod
     def _start_actors(self) -> Collector:
@@ -85,7 +86,7 @@ class Learner(ValueAlgorithm):
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         if self._actors is None:
-            self._started_at, self._waiting = (self.num_timesteps, self._n_updates), []
+            self._started_at, self._waiting = (self.num_timesteps, self._n_updates), deque()
             self._actors = self._start_actors()
         elif self._n_updates - self._actors.version >= (1 if self.synchronous else self.weights_interval):
             self._actors.publish(self._weights())
@@ -131,8 +132,7 @@ class Learner(ValueAlgorithm):
         infos: list[dict[str, Any]] = [{} for _ in range(block.rewards.size)]
         for episode in report.episodes:
             infos[episode.step * len(lanes) + episode.env] = episode.info
-        rewards, dones, waiting = block.rewards.reshape(-1), block.dones.reshape(-1), self._waiting
-        self._waiting = [*waiting, *zip(rewards, dones, infos, strict=True)]
+        self._waiting.extend(zip(block.rewards.reshape(-1), block.dones.reshape(-1), infos, strict=True))
         return self._count_steps(callback, log_interval)
 
     def _count_steps(self, callback: BaseCallback, log_interval: int | None) -> bool:
@@ -144,7 +144,7 @@ class Learner(ValueAlgorithm):
         :return: whether to go on
         """
         while len(self._waiting) >= self.n_envs and self.num_timesteps < self._total_timesteps:
-            step, self._waiting = self._waiting[: self.n_envs], self._waiting[self.n_envs :]
+            step = [self._waiting.popleft() for _ in range(self.n_envs)]
             rewards, dones, infos = (list(column) for column in zip(*step, strict=True))
             self.num_timesteps += self.n_envs
             callback.update_locals(dict(rewards=np.array(rewards), dones=np.array(dones), infos=infos))

@@ -58,6 +58,8 @@ class Supervised:
         :param version: of the newest weights
         :param weights: these
         """
+        if not self.pending:  # it was not asked for anything, so that nothing was to be heard
+            self.heard = self.heard and time.monotonic()
         self.pending.append(self.handle.collect.remote(weights if version > self.version else None))
         self.version = version
 

@@ -119,6 +119,21 @@ def test_logs():
     assert {"rollout/ep_rew_mean", "train/loss", "train/beta"} <= values.keys()
 
 
+@pytest.mark.parametrize("kind", ["box", "dict"])
+def test_first_observations_are_true_ones(kind):
+    """As callbacks look at them before the first step."""
+    model = make_model(env=make_env(kind, env_id=5), policy="MultiInputPolicy" if kind == "dict" else "MlpPolicy", n_actors=3)
+    obs, actor = model.env.reset(), model.env.make().reset()
+    for key in obs if kind == "dict" else [...]:
+        assert obs[key].dtype == actor[key].dtype and obs[key].any()
+        assert np.array_equal(obs[key], np.concatenate([actor[key]] * 3))
+
+
+def test_first_observations_follow_the_seed():
+    first = [make_model(seed=seed).env.reset()[0].tolist() for seed in (3, 3, 4)]
+    assert first[0] == first[1] != first[2]
+
+
 def test_callbacks_of_sb3(tmp_path, recwarn):
     """Evaluation at vectorised steps, checkpoints, a limit of episodes; no warning of theirs about the environment."""
     model = make_model()

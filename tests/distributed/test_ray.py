@@ -88,6 +88,26 @@ def test_an_actor_that_fails_once_is_replaced(what, tmp_path, caplog):
     assert (buffer.timeouts[:, failed] & ~buffer._dones[:, failed]).any(), "the stream goes on as if nothing was lost"
 
 
+class LongAgo(BaseCallback):
+    """Makes believe that actors were last heard of long ago, as if the learner had taken all this time for itself."""
+
+    failures = 0
+
+    def _on_rollout_start(self):
+        for actor in self.model._actors.actors if self.model._actors else []:
+            actor.heard = actor.heard and actor.heard - 1000
+
+    def _on_step(self):
+        self.failures = self.model._actors.failures
+        return True
+
+
+def test_synchronous_actors_are_not_to_blame_before_they_are_asked():
+    long_ago = LongAgo()
+    make_model(collector="ray", synchronous=True, hang_timeout=300.0).learn(300, callback=long_ago)
+    assert long_ago.failures == 0
+
+
 class Replaced(BaseCallback):
     """Ends the training when an actor has failed and both have sent more since then."""
 
