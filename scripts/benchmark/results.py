@@ -59,14 +59,14 @@ def windows(suite: Suite, run: Run, folder: Path) -> tuple[list[int], list[np.nd
     """
     steps, returns = np.array([]), np.array([])  # of the episodes: the step at which each ended
     for part in parts(folder):
-        (path,) = part.folder.glob("*monitor.csv")
-        episodes = pd.read_csv(path, skiprows=1)
+        monitors = [pd.read_csv(path, skiprows=1) for path in part.folder.glob("*monitor.csv")]  # of each environment
+        ends = [episodes["l"].cumsum() / suite.frame_skip * len(monitors) for episodes in monitors]  # they step together
         before = steps <= part.start  # the others were played again
-        steps = np.append(steps[before], part.start + episodes["l"].cumsum() / suite.frame_skip)
-        returns = np.append(returns[before], episodes["r"])
-    ends = range(suite.window, suite.steps[run.env_id] + 1, suite.window)
-    values = [returns[(steps > end - suite.window) & (steps <= end)] for end in ends]
-    found = [(end, of_window) for end, of_window in zip(ends, values, strict=True) if len(of_window)]
+        steps = np.concatenate([steps[before], *(part.start + each for each in ends)])
+        returns = np.concatenate([returns[before], *(episodes["r"] for episodes in monitors)])
+    window_ends = range(suite.window, suite.steps[run.env_id] + 1, suite.window)
+    values = [returns[(steps > end - suite.window) & (steps <= end)] for end in window_ends]
+    found = [(end, of_window) for end, of_window in zip(window_ends, values, strict=True) if len(of_window)]
     return [end for end, _ in found], [of_window for _, of_window in found]
 
 

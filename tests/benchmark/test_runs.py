@@ -187,6 +187,20 @@ def test_a_part_ends_where_the_next_one_starts(tmp_path):
     assert rows[["step", "return_mean", "episodes"]].to_numpy().tolist() == [[10, 105, 1], [20, 157, 2], [30, 210, 1]]
 
 
+def test_episodes_of_several_environments_end_at_steps_of_all(tmp_path):
+    """Environments that step together, of which each has a monitor."""
+    suite = Suite(suite_file(tmp_path, **{**TRAINING, "window": 10, "steps": {"CartPole-v1": 30}}))
+    folder = tmp_path / "run" / "rainbow" / "CartPole-v1_1"
+    folder.mkdir(parents=True)
+    (tmp_path / "run" / "parts.yml").write_text("[0]")
+    for rank, lengths in enumerate(([5, 2, 8], [3, 4])):  # ends at 10, 14, 30, and at 6, 14
+        lines = ["#{}", "r,l,t", *(f"{100 * rank + length},{length},0" for length in lengths)]
+        (folder / f"{rank}.monitor.csv").write_text("\n".join(lines) + "\n")
+    rows = rows_of(suite, Run("Rainbow", "CartPole-v1", 0), tmp_path / "run")
+    expected = [[10, (5 + 103) / 2, 2], [20, (2 + 104) / 2, 2], [30, 8, 1]]
+    assert rows[["step", "return_mean", "episodes"]].to_numpy().tolist() == expected
+
+
 @pytest.mark.parametrize("option", ["--algos", "--envs", "--seeds"])
 def test_names_that_a_suite_has_not(tmp_path, capsys, option):
     with pytest.raises(SystemExit):
