@@ -3,9 +3,9 @@ Are the distributions that a model predicts those of its returns? Coverage of it
 
 A model is trained with its entry in hyperparams/, or loaded where it was trained before, and plays episodes greedily. At each
 state, the discounted return that followed (Monte Carlo) is compared with the distribution that was predicted for the action
-taken there: the share of returns below the predicted quantile of each fraction should be that fraction. States less than
-``--horizon`` steps before a time limit are left out, as the rest of their return is not known; what is known weighs at least
-1 - gamma^horizon of it. States of an episode are not independent: intervals are by resampling whole episodes.
+taken there: the share of returns below the predicted quantile of each fraction should be that fraction. States so close to a
+time limit that less than 95% of the weights gamma^t of their return are before it are left out; where that is all of them, so
+is the episode. States of an episode are not independent: intervals are by resampling whole episodes.
 
 The predicted distribution is meant to be the greedy policy's. It was learnt from returns over n_steps that hold exploration,
 from a network that changed meanwhile, with one for all states: perfect coverage is not to be expected, and the numbers are
@@ -13,6 +13,7 @@ whatever they are.
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ FRACTIONS = np.arange(1, 20) / 20
 ACTION_NAMES = {"LunarLander-v3": ("no engine", "left engine", "main engine", "right engine")}
 FILM_STEPS, EVERY = 400, 4
 BOOTSTRAPS = 1_000
+KNOWN = 0.95  # share of a return's weights that must lie before a time limit
 
 
 class Calibration(NamedTuple):
@@ -90,13 +92,20 @@ def discounted(rewards: list[float], gamma: float) -> np.ndarray:
     return returns[:-1]
 
 
-def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, horizon: int, seed: int) -> Calibration:
+def horizon(gamma: float) -> int:
+    """
+    :param gamma: discount factor, below 1
+    :return: steps whose weights gamma^t are the share KNOWN of those of all, sum over t < horizon: 1 - gamma^horizon
+    """
+    return math.ceil(math.log(1 - KNOWN) / math.log(gamma))
+
+
+def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, seed: int) -> Calibration:
     """
     :param model: plays greedily
     :param env_id: name of the environment
     :param name: of the model
     :param n_episodes: how many to play
-    :param horizon: steps before a time limit that are left out
     :param seed: of the environment
     :return: predictions and returns
     """
@@ -115,7 +124,7 @@ def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, ho
             rewards.append(float(reward[0]))
             done, info = bool(dones[0]), infos[0]
         scores.append(sum(rewards))
-        n = len(rewards) - (horizon if info.get("TimeLimit.truncated") else 0)
+        n = len(rewards) - (horizon(model.gamma) if info.get("TimeLimit.truncated") else 0)
         if n <= 0:
             continue
         predicted = model.predict_distribution(np.stack(observations[:n]))
@@ -124,6 +133,8 @@ def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, ho
         returns = discounted(rewards, model.gamma)[:n]
         below = returns[:, None] <= taken.quantile(FRACTIONS)
         parts.append((below, returns, taken.mean(), taken.std(), np.full(n, episode)))
+    if not parts:
+        raise ValueError(f"episodes={n_episodes}: none of {name} ended before its time limit; play more, or train for longer.")
     below, returns, means, stds, episodes = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Calibration(name, below, returns, means, stds, episodes, float(np.mean(scores)))
 
@@ -163,12 +174,11 @@ def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def report(calibrations: list[Calibration], env_id: str, n_episodes: int, horizon: int) -> str:
+def report(calibrations: list[Calibration], env_id: str, n_episodes: int) -> str:
     """
     :param calibrations: of all models
     :param env_id: name of the environment
     :param n_episodes: episodes of each
-    :param horizon: steps before a time limit that were left out
     :return: tables, markdown
     """
     shown = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -177,7 +187,7 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int, horizo
         f"# Calibration on {env_id}",
         "",
         f"Written by `scripts/calibration.py`, whose docstring says what is compared. Settings: hyperparams/; {n_episodes}",
-        f"greedy episodes of each model; states less than {horizon} steps before a time limit are left out. {machine()}",
+        f"greedy episodes of each model; what a time limit hides too much of is left out. {machine()}",
         "",
         "Share of discounted returns below the predicted quantile, with 95% bootstrap intervals over episodes; the error is",
         "the mean of |share - fraction| over the fractions 0.05, 0.1, ..., 0.95.",
@@ -191,13 +201,14 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int, horizo
         lines.append(f"| {each.name} | {' | '.join(cells)} | {each.error:.3f} |")
     lines += [
         "",
-        "| model | states | mean score | mean return | mean of the predicted means | spread of return - predicted mean | "
-        "mean predicted standard deviation |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| model | episodes left | their states | mean score | mean return | mean of the predicted means | "
+        "spread of return - predicted mean | mean predicted standard deviation |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for each in calibrations:
         numbers = (each.score, each.returns.mean(), each.means.mean(), (each.returns - each.means).std(), each.stds.mean())
-        lines.append(f"| {each.name} | {len(each.returns):,} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
+        counts = f"{len(np.unique(each.episodes))} | {len(each.returns):,}"
+        lines.append(f"| {each.name} | {counts} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +230,6 @@ def main() -> None:
     parser.add_argument("--algos", nargs="+", default=["iqn"], choices=list(ALGORITHMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--horizon", type=int, default=300)
     parser.add_argument("--film-seed", type=int, default=2, help="of the episode that the first model is filmed in")
     parser.add_argument("--models", type=Path, default=ROOT / "runs" / "calibration", help="folder for the models")
     parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "calibration.md", help="and .png, .gif")
@@ -231,8 +241,8 @@ def main() -> None:
         for seed in args.seeds:
             model = trained(algo, args.env, seed, args.models)
             name = f"{ALGORITHMS[algo].__name__}, seed {seed}"
-            calibrations.append(calibrate(model, args.env, name, args.episodes, args.horizon, 10_000 + seed))
-    args.output.write_text(report(calibrations, args.env, args.episodes, args.horizon))
+            calibrations.append(calibrate(model, args.env, name, args.episodes, 10_000 + seed))
+    args.output.write_text(report(calibrations, args.env, args.episodes))
     draw(calibrations, args.env, args.output.with_suffix(".png"))
     first = trained(args.algos[0], args.env, args.seeds[0], args.models)
     film(first, args.env, args.film_seed, args.output.with_suffix(".gif"))

@@ -131,6 +131,11 @@ def test_discounted_returns_by_hand() -> None:
     assert calibration.discounted([1.0, 2.0, 4.0], 0.5).tolist() == [3.0, 4.0, 4.0]
 
 
+def test_horizon_by_hand() -> None:
+    assert 0.99 ** calibration.horizon(0.99) < 0.05 < 0.99 ** (calibration.horizon(0.99) - 1)
+    assert calibration.horizon(0.5) == 5  # 1/2 + 1/4 + ... of the weights: 15/16 after 4, 31/32 after 5
+
+
 def test_calibration_of_what_is_known() -> None:
     """Normal returns that are predicted are covered; with half the spread, the tails hold more than they should."""
     rng = np.random.default_rng(0)
