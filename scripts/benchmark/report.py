@@ -1,7 +1,6 @@
 """Tables and figures of a suite from its CSV file: means, interquartile means and performance profiles by rliable."""
 
 import argparse
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,9 +27,12 @@ def estimates(scores: Estimates, aggregate: Callable[[np.ndarray], np.ndarray]) 
     :param aggregate: maps such an array to one of shape [K]
     :return: aggregates of shape [K], and their 95% intervals of shape [2, K] by stratified bootstrap over seeds
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # by rliable, of arch
-        return library.get_interval_estimates(scores, aggregate, reps=REPETITIONS, random_state=np.random.RandomState(0))
+    state = np.random.get_state()
+    np.random.seed(0)  # rliable draws from numpy's global generator, whatever random_state it is given
+    try:
+        return library.get_interval_estimates(scores, aggregate, reps=REPETITIONS)
+    finally:
+        np.random.set_state(state)
 
 
 def final_scores(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:

@@ -95,3 +95,9 @@ def test_the_report_names_what_has_not_been_run(suite, tmp_path):
 def test_a_suite_without_rows(suite, tmp_path):
     with pytest.raises(ValueError, match="suite=made has no results in"):
         report.write(suite, tmp_path)
+
+
+def test_intervals_are_the_same_each_time():
+    scores = {"": np.random.default_rng(0).normal(size=(20, 3))}
+    bounds = [report.estimates(scores, report.aggregates)[1][""] for _ in range(2)]
+    assert np.array_equal(*bounds)
