@@ -9,7 +9,26 @@ th.set_num_threads(1)  # the networks here are too small for more
 # Ray would run actors at a low priority, at which they get nearly nothing beside other tests
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Started first, so that no process is left with minutes of tests while the others have none (`--no-loadscope-reorder`)
+LONGEST = (
+    "test_ray.py",
+    "test_learning.py",
+    "test_commands_train.py",
+    "test_scripts.py",
+    "test_commands_envs.py",
+    "test_runs.py",
+    "test_cluster.py",
+    "test_resume.py",
+    "test_hyperparams.py",
+    "test_state_machine.py",
+    "test_actors.py",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # SB3 says so where the buffer class is given: for this library's algorithms it would be false (trap 4)
     config.addinivalue_line("filterwarnings", "error:.*is ignored because a custom `replay_buffer_class`.*:UserWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
