@@ -13,7 +13,9 @@ whatever they are.
 """
 
 import argparse
+import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +43,18 @@ KNOWN = 0.95  # share of a return's weights that must lie before a time limit
 class Calibration(NamedTuple):
     """Predictions and returns along the episodes of a policy, a number for each of S states."""
 
-    name: str
+    algo: str  # its class
+    seed: int  # of the training
     below: np.ndarray  # whether the return is at most the predicted quantile, shape [S, fractions]
     returns: np.ndarray  # discounted, shape [S]
     means: np.ndarray  # predicted, shape [S]
     stds: np.ndarray  # predicted, shape [S]
     episodes: np.ndarray  # which episode, shape [S]
     score: float  # mean undiscounted return of the episodes
+
+    @property
+    def name(self) -> str:
+        return f"{self.algo}, seed {self.seed}"
 
     @property
     def coverage(self) -> np.ndarray:
@@ -58,6 +65,12 @@ class Calibration(NamedTuple):
     def error(self) -> float:
         """Mean absolute difference of coverage and fraction."""
         return float(np.abs(self.coverage - FRACTIONS).mean())
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Score, mean return and predicted mean; spread of the return about that mean, and predicted standard deviation."""
+        spread = (self.returns - self.means).std()
+        return self.score, self.returns.mean(), self.means.mean(), spread, self.stds.mean()
 
 
 def trained(algo: str, env_id: str, seed: int, folder: Path) -> ValueAlgorithm:
@@ -100,20 +113,20 @@ def horizon(gamma: float) -> int:
     return math.ceil(math.log(1 - KNOWN) / math.log(gamma))
 
 
-def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, seed: int) -> Calibration:
+def calibrate(model: ValueAlgorithm, env_id: str, seed: int, n_episodes: int) -> Calibration:
     """
     :param model: plays greedily
     :param env_id: name of the environment
-    :param name: of the model
+    :param seed: of the model's training, from which that of the environment follows
     :param n_episodes: how many to play
-    :param seed: of the environment
     :return: predictions and returns
     """
-    env = make_env(env_id, seed, evaluation=True)
+    algo = type(model).__name__
+    env = make_env(env_id, 10_000 + seed, evaluation=True)
     parts: list[tuple[Any, ...]] = []
     scores = []
     obs: Any = env.reset()
-    for episode in trange(n_episodes, desc=name):
+    for episode in trange(n_episodes, desc=f"{algo}, seed {seed}"):
         observations, actions, rewards = [], [], []
         done, info = False, {}
         while not done:
@@ -134,9 +147,11 @@ def calibrate(model: ValueAlgorithm, env_id: str, name: str, n_episodes: int, se
         below = returns[:, None] <= taken.quantile(FRACTIONS)
         parts.append((below, returns, taken.mean(), taken.std(), np.full(n, episode)))
     if not parts:
-        raise ValueError(f"episodes={n_episodes}: none of {name} ended before its time limit; play more, or train for longer.")
+        raise ValueError(
+            f"episodes={n_episodes}: none of {algo}, seed {seed}, ended before its time limit; play more, or train for longer."
+        )
     below, returns, means, stds, episodes = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Calibration(name, below, returns, means, stds, episodes, float(np.mean(scores)))
+    return Calibration(algo, seed, below, returns, means, stds, episodes, float(np.mean(scores)))
 
 
 def intervals(calibration: Calibration) -> np.ndarray:
@@ -153,6 +168,11 @@ def intervals(calibration: Calibration) -> np.ndarray:
     return np.quantile(coverages, [0.025, 0.975], axis=0)
 
 
+def by_algo(calibrations: list[Calibration]) -> list[list[Calibration]]:
+    """:return: the seeds of each algorithm"""
+    return [list(seeds) for _, seeds in itertools.groupby(calibrations, key=lambda each: each.algo)]
+
+
 def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
     """
     :param calibrations: of all models
@@ -161,17 +181,25 @@ def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
     """
     figure, ax = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
     ax.plot([0, 1], [0, 1], color="black", lw=1.5, ls="--", label="calibrated")
-    for calibration, color, marker in zip(calibrations, COLORS, "os^Dv<", strict=False):
-        low, high = intervals(calibration)
-        ax.fill_between(FRACTIONS, low, high, color=color, alpha=0.2, lw=0)
-        label = f"{calibration.name}: off by {calibration.error:.1%}"
-        ax.plot(FRACTIONS, calibration.coverage, color=color, marker=marker, ms=5, lw=2, label=label)
+    for seeds, color, marker in zip(by_algo(calibrations), COLORS, "os^", strict=False):
+        for each in seeds:
+            ax.fill_between(FRACTIONS, *intervals(each), color=color, alpha=0.2 / len(seeds), lw=0)
+            ax.plot(FRACTIONS, each.coverage, color=color, lw=0.8, alpha=0.6)
+        name = seeds[0].name if len(seeds) == 1 else f"{seeds[0].algo}, {len(seeds)} seeds"
+        label = f"{name}: off by {np.mean([each.error for each in seeds]):.1%}"
+        coverage = np.mean([each.coverage for each in seeds], axis=0)
+        ax.plot(FRACTIONS, coverage, color=color, marker=marker, ms=5, lw=2, label=label)
     ax.set_xlabel("predicted quantile", fontsize=13)
     ax.set_ylabel("share of returns below it", fontsize=13)
     ax.set(xlim=(0, 1), ylim=(0, 1), title=env_id)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=11)
     figure.savefig(path, dpi=90)
+
+
+def over_seeds(values: Sequence[float], digits: int) -> str:
+    """:return: their mean, with the least and the most"""
+    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def report(calibrations: list[Calibration], env_id: str, n_episodes: int) -> str:
@@ -190,25 +218,33 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int) -> str
         f"greedy episodes of each model; what a time limit hides too much of is left out. {machine()}",
         "",
         "Share of discounted returns below the predicted quantile, with 95% bootstrap intervals over episodes; the error is",
-        "the mean of |share - fraction| over the fractions 0.05, 0.1, ..., 0.95.",
+        "the mean of |share - fraction| over the fractions 0.05, 0.1, ..., 0.95. Of several seeds: mean (least to most).",
         "",
         f"| model | {' | '.join(f'{fraction:g}' for fraction in shown)} | error |",
         f"|---|{'---:|' * (len(shown) + 1)}",
     ]
-    for each in calibrations:
-        low, high = intervals(each)
-        cells = [f"{each.coverage[i]:.2f} ({low[i]:.2f} to {high[i]:.2f})" for i in picked]
-        lines.append(f"| {each.name} | {' | '.join(cells)} | {each.error:.3f} |")
+    for seeds in by_algo(calibrations):
+        for each in seeds:
+            ends = intervals(each)[:, picked].T
+            cells = [f"{each.coverage[i]:.2f} ({low:.2f} to {high:.2f})" for i, (low, high) in zip(picked, ends, strict=True)]
+            lines.append(f"| {each.name} | {' | '.join(cells)} | {each.error:.3f} |")
+        if len(seeds) > 1:
+            cells = [over_seeds([each.coverage[i] for each in seeds], 2) for i in picked]
+            cells.append(over_seeds([each.error for each in seeds], 3))
+            lines.append(f"| **{seeds[0].algo}, {len(seeds)} seeds** | {' | '.join(cells)} |")
     lines += [
         "",
         "| model | episodes left | their states | mean score | mean return | mean of the predicted means | "
         "spread of return - predicted mean | mean predicted standard deviation |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for each in calibrations:
-        numbers = (each.score, each.returns.mean(), each.means.mean(), (each.returns - each.means).std(), each.stds.mean())
-        counts = f"{len(np.unique(each.episodes))} | {len(each.returns):,}"
-        lines.append(f"| {each.name} | {counts} | {' | '.join(f'{number:.1f}' for number in numbers)} |")
+    for seeds in by_algo(calibrations):
+        for each in seeds:
+            counts = f"{len(np.unique(each.episodes))} | {len(each.returns):,}"
+            lines.append(f"| {each.name} | {counts} | {' | '.join(f'{number:.1f}' for number in each.numbers)} |")
+        if len(seeds) > 1:
+            cells = [over_seeds(numbers, 1) for numbers in zip(*(each.numbers for each in seeds), strict=True)]
+            lines.append(f"| **{seeds[0].algo}, {len(seeds)} seeds** | | | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -240,8 +276,7 @@ def main() -> None:
     for algo in args.algos:
         for seed in args.seeds:
             model = trained(algo, args.env, seed, args.models)
-            name = f"{ALGORITHMS[algo].__name__}, seed {seed}"
-            calibrations.append(calibrate(model, args.env, name, args.episodes, 10_000 + seed))
+            calibrations.append(calibrate(model, args.env, seed, args.episodes))
     args.output.write_text(report(calibrations, args.env, args.episodes))
     draw(calibrations, args.env, args.output.with_suffix(".png"))
     first = trained(args.algos[0], args.env, args.seeds[0], args.models)

@@ -1,5 +1,6 @@
 """The scripts that the README names run as it says."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_calibration_of_what_is_known() -> None:
     normal = np.array([NormalDist().inv_cdf(fraction) for fraction in calibration.FRACTIONS])
     below = {spread: returns[:, None] <= spread * normal for spread in (1.0, 0.5)}
     rest = (returns, returns, returns, np.arange(2000), 0.0)
-    right, narrow = (calibration.Calibration("", below[spread], *rest) for spread in (1.0, 0.5))
+    right, narrow = (calibration.Calibration("IQN", 0, below[spread], *rest) for spread in (1.0, 0.5))
     assert right.error < 0.02 < 0.05 < narrow.error
     assert narrow.coverage[0] > 0.15 and narrow.coverage[-1] < 0.85
     low, high = calibration.intervals(right)
@@ -152,9 +153,16 @@ def test_calibration_of_what_is_known() -> None:
 
 def test_calibration(tmp_path: Path) -> None:
     model = QRDQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=200, seed=0, device="cpu").learn(100)
-    model.save(tmp_path / "qrdqn_CartPole-v1_0")
-    arguments = ["--env", "CartPole-v1", "--algos", "qrdqn", "--episodes", "3", "--models", str(tmp_path)]
+    for seed in range(2):
+        model.save(tmp_path / f"qrdqn_CartPole-v1_{seed}")
+    arguments = ["--env", "CartPole-v1", "--algos", "qrdqn", "--seeds", "0", "1", "--episodes", "3", "--models", str(tmp_path)]
     printed = run_script("calibration.py", *arguments, "--output", str(tmp_path / "result.md"))
-    assert "| QRDQN, seed 0 |" in printed and (tmp_path / "result.png").exists()
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith(("| QRDQN", "| **QRDQN"))]
+    assert [row[0].strip() for row in rows] == ["QRDQN, seed 0", "QRDQN, seed 1", "**QRDQN, 2 seeds**"] * 2
+    first, second, both = (row[-1] for row in rows[:3])  # their errors
+    low, high = sorted((float(first), float(second)))
+    mean, least, most = (float(number) for number in re.findall(r"[\d.]+", both))
+    assert (least, most) == (low, high) and abs(mean - (low + high) / 2) < 1e-3
+    assert (tmp_path / "result.png").exists()
     film = Image.open(tmp_path / "result.gif")
     assert film.n_frames > 1
