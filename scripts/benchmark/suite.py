@@ -16,7 +16,7 @@ register()  # names that hyperparameter files use
 MEASURES = ("evaluation", "training")
 FIELDS = {
     *("measure", "evaluations", "episodes", "window", "frame_skip", "last", "seeds", "steps", "contenders"),
-    *("checkpoint", "reference", "normalise", "common"),
+    *("checkpoint", "reference", "normalise", "common", "changes"),
 }
 
 
@@ -65,6 +65,7 @@ class Suite:
     - ``normalise``: ``source``, and ``scores`` of environments that count as 0 and as 1
     - ``extends``: name of a suite beside this one, whose fields hold where this one has none
     - ``common``: for YAML anchors
+    - ``changes`` to the hyperparameters of all contenders
     - ``contenders``: by name, each with ``algo`` as on the command line; ``entry``, the name of one in the algorithm's
       hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it
 
@@ -94,6 +95,7 @@ class Suite:
         self.seeds: list[int] = fields["seeds"]
         self.steps: dict[str, int] = fields["steps"]
         self.contenders: dict[str, dict[str, Any]] = fields["contenders"]
+        self.changes: dict[str, Any] = fields.get("changes", {})
         self.reference: dict[str, Any] = fields.get("reference", {})
         normalise = fields.get("normalise", {})
         self.normalise: dict[str, list[float]] = normalise.get("scores", {})
@@ -130,6 +132,7 @@ class Suite:
             path = own if own.is_file() else Path(rl_zoo3.__file__).parent / "hyperparams" / own.name
             entry = read_entries(str(path))[entry]
         settings = Mergeable(entry)
+        settings.update(self.changes)
         settings.update(contender.get("changes", {}))
         settings["n_timesteps"] = self.steps[env_id]
         return plain(settings)

@@ -237,6 +237,13 @@ def test_a_suite_extends_another(tmp_path):
     assert suite.settings("DQN", "CartPole-v1")["n_timesteps"] == 5000
 
 
+def test_changes_to_all_contenders_come_before_those_to_one(tmp_path):
+    contenders = {"A": dict(algo="dqn", entry=ENTRY), "B": dict(algo="dqn", entry=ENTRY, changes=dict(train_freq=3))}
+    suite = Suite(suite_file(tmp_path, **TRAINING, contenders=contenders, changes=dict(train_freq=2, n_envs=8)))
+    found = [suite.settings(algo, "CartPole-v1") for algo in "AB"]
+    assert [(each["train_freq"], each["n_envs"]) for each in found] == [(2, 8), (3, 8)]
+
+
 def test_epsilon_falls_after_the_start_as_in_dopamine():
     schedule = EpsilonSchedule(start=20, end=270, final_eps=0.01, total_timesteps=500)
     at = {step: schedule(1 - step / 500) for step in (0, 20, 145, 270, 500)}
