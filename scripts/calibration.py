@@ -1,7 +1,7 @@
 """
 Are the distributions that a model predicts those of its returns? Coverage of its quantiles on a real environment.
 
-A model is trained with its entry in hyperparams/, or loaded where it was trained before, and plays episodes greedily. At each
+A model is trained with its entry in hyperparams/, or loaded if --models has it, and plays episodes greedily. At each
 state, the discounted return that followed (Monte Carlo) is compared with the distribution that was predicted for the action
 taken there: the share of returns below the predicted quantile of each fraction should be that fraction. States so close to a
 time limit that less than 95% of the weights gamma^t of their return are before it are left out; where that is all of them, so
@@ -173,6 +173,11 @@ def by_algo(calibrations: list[Calibration]) -> list[list[Calibration]]:
     return [list(seeds) for _, seeds in itertools.groupby(calibrations, key=lambda each: each.algo)]
 
 
+def title(seeds: list[Calibration]) -> str:
+    """:return: for the seeds of an algorithm"""
+    return seeds[0].name if len(seeds) == 1 else f"{seeds[0].algo}, {len(seeds)} seeds"
+
+
 def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
     """
     :param calibrations: of all models
@@ -185,8 +190,7 @@ def draw(calibrations: list[Calibration], env_id: str, path: Path) -> None:
         for each in seeds:
             ax.fill_between(FRACTIONS, *intervals(each), color=color, alpha=0.2 / len(seeds), lw=0)
             ax.plot(FRACTIONS, each.coverage, color=color, lw=0.8, alpha=0.6)
-        name = seeds[0].name if len(seeds) == 1 else f"{seeds[0].algo}, {len(seeds)} seeds"
-        label = f"{name}: off by {np.mean([each.error for each in seeds]):.1%}"
+        label = f"{title(seeds)}: off by {np.mean([each.error for each in seeds]):.1%}"
         coverage = np.mean([each.coverage for each in seeds], axis=0)
         ax.plot(FRACTIONS, coverage, color=color, marker=marker, ms=5, lw=2, label=label)
     ax.set_xlabel("predicted quantile", fontsize=13)
@@ -231,7 +235,7 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int) -> str
         if len(seeds) > 1:
             cells = [over_seeds([each.coverage[i] for each in seeds], 2) for i in picked]
             cells.append(over_seeds([each.error for each in seeds], 3))
-            lines.append(f"| **{seeds[0].algo}, {len(seeds)} seeds** | {' | '.join(cells)} |")
+            lines.append(f"| **{title(seeds)}** | {' | '.join(cells)} |")
     lines += [
         "",
         "| model | episodes left | their states | mean score | mean return | mean of the predicted means | "
@@ -244,7 +248,7 @@ def report(calibrations: list[Calibration], env_id: str, n_episodes: int) -> str
             lines.append(f"| {each.name} | {counts} | {' | '.join(f'{number:.1f}' for number in each.numbers)} |")
         if len(seeds) > 1:
             cells = [over_seeds(numbers, 1) for numbers in zip(*(each.numbers for each in seeds), strict=True)]
-            lines.append(f"| **{seeds[0].algo}, {len(seeds)} seeds** | | | {' | '.join(cells)} |")
+            lines.append(f"| **{title(seeds)}** | | | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -267,7 +271,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--film-seed", type=int, default=2, help="of the episode that the first model is filmed in")
-    parser.add_argument("--models", type=Path, default=ROOT / "runs" / "calibration", help="folder for the models")
+    parser.add_argument("--models", type=Path, default=ROOT / "runs" / "calibration", help="their folder: ALGO_ENV_SEED.zip")
     parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "results" / "calibration.md", help="and .png, .gif")
     args = parser.parse_args()
 
