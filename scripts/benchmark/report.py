@@ -98,6 +98,8 @@ def score_table(suite: Suite, scores: pd.DataFrame) -> list[str]:
     lines = ["| environment | contender | score | seeds | reference | each seed |", "|---|---|---:|---:|---:|---|"]
     for env_id in suite.steps:
         for algo in suite.contenders:
+            if env_id not in suite.envs(algo):
+                continue
             values = scores[(scores["algo"] == algo) & (scores["env"] == env_id)].sort_values("seed")["score"].to_numpy()
             bounds = accepted(suite, algo, env_id)
             reference = "" if bounds is None else f"{bounds[0]:g}" + (f" to {bounds[1]:g}" if np.isfinite(bounds[1]) else "")

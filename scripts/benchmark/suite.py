@@ -18,6 +18,7 @@ FIELDS = {
     *("measure", "evaluations", "episodes", "window", "frame_skip", "last", "seeds", "steps", "contenders"),
     *("checkpoint", "reference", "normalise", "common", "changes"),
 }
+OF_CONTENDERS = {"algo", "entry", "changes", "envs"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Suite:
     - ``common``: for YAML anchors
     - ``changes`` to the hyperparameters of all contenders
     - ``contenders``: by name, each with ``algo`` as on the command line; ``entry``, the name of one in the algorithm's
-      hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it
+      hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it; ``envs``, if not all
 
     :param path: YAML file
     :raises ValueError: for a file that is no suite
@@ -95,6 +96,12 @@ class Suite:
         self.seeds: list[int] = fields["seeds"]
         self.steps: dict[str, int] = fields["steps"]
         self.contenders: dict[str, dict[str, Any]] = fields["contenders"]
+        for algo, contender in self.contenders.items():
+            for what, found, there in (("fields", contender, OF_CONTENDERS), ("envs", self.envs(algo), self.steps)):
+                if set(found) - set(there):
+                    raise ValueError(
+                        f"{path} has unknown {what} of {algo} {sorted(set(found) - set(there))}: use {sorted(there)}."
+                    )
         self.changes: dict[str, Any] = fields.get("changes", {})
         self.reference: dict[str, Any] = fields.get("reference", {})
         normalise = fields.get("normalise", {})
@@ -117,7 +124,20 @@ class Suite:
 
     def runs(self) -> list[Run]:
         """:return: all runs, seed by seed, so that each further sitting adds a seed to all"""
-        return [Run(algo, env_id, seed) for seed in self.seeds for env_id in self.steps for algo in self.contenders]
+        return [
+            Run(algo, env_id, seed)
+            for seed in self.seeds
+            for env_id in self.steps
+            for algo in self.contenders
+            if env_id in self.envs(algo)
+        ]
+
+    def envs(self, algo: str) -> list[str]:
+        """
+        :param algo: name of a contender
+        :return: names of its environments
+        """
+        return list(self.contenders[algo].get("envs", self.steps))
 
     def settings(self, algo: str, env_id: str) -> dict[str, Any]:
         """

@@ -92,6 +92,12 @@ def test_the_report_names_what_has_not_been_run(suite, tmp_path):
         assert (tmp_path / f"made_{kind}.png").stat().st_size > 5000
 
 
+def test_the_report_leaves_out_what_is_not_in_the_suite(suite):
+    suite.contenders["C"]["envs"] = ["Easy"]
+    lines = report.score_table(suite, report.final_scores(suite, ROWS))
+    assert "| Easy | C | not run | 0 |  | |" in lines and not any("| Hard | C |" in line for line in lines)
+
+
 def test_a_suite_without_rows(suite, tmp_path):
     with pytest.raises(ValueError, match="suite=made has no results in"):
         report.write(suite, tmp_path)

@@ -217,13 +217,17 @@ def test_suites_that_are_none(tmp_path):
         Suite(suite_file(tmp_path, **EVALUATION, checkpoint=100))
     with pytest.raises(ValueError, match="measure=guess"):
         Suite(suite_file(tmp_path, **{**TRAINING, "measure": "guess"}))
+    with pytest.raises(ValueError, match=r"unknown fields of A \['env'\]: use \['algo', 'changes', 'entry', 'envs'\]"):
+        Suite(suite_file(tmp_path, **TRAINING, contenders=dict(A=dict(algo="dqn", env=["CartPole-v1"]))))
+    with pytest.raises(ValueError, match=r"unknown envs of A \['CartPole-v0'\]: use \['CartPole-v1'\]"):
+        Suite(suite_file(tmp_path, **TRAINING, contenders=dict(A=dict(algo="dqn", envs=["CartPole-v0"]))))
 
 
 @pytest.mark.parametrize("name", names())
 def test_published_suites_have_settings_for_all_and_rows_that_fit(name):
     suite = Suite.named(name)
     for algo in suite.contenders:
-        for env_id in suite.steps:
+        for env_id in suite.envs(algo):
             assert suite.settings(algo, env_id)["n_timesteps"] == suite.steps[env_id]
     assert suite.description
     Results(suite, BENCHMARK / "results")  # whose settings are still those of the suite
@@ -242,6 +246,13 @@ def test_changes_to_all_contenders_come_before_those_to_one(tmp_path):
     suite = Suite(suite_file(tmp_path, **TRAINING, contenders=contenders, changes=dict(train_freq=2, n_envs=8)))
     found = [suite.settings(algo, "CartPole-v1") for algo in "AB"]
     assert [(each["train_freq"], each["n_envs"]) for each in found] == [(2, 8), (3, 8)]
+
+
+def test_a_contender_may_be_for_some_environments(tmp_path):
+    contenders = {"A": dict(algo="dqn", entry=ENTRY), "B": dict(algo="dqn", entry=ENTRY, envs=["Acrobot-v1"])}
+    fields = {**TRAINING, "steps": {"CartPole-v1": 1200, "Acrobot-v1": 800}, "seeds": [0]}
+    suite = Suite(suite_file(tmp_path, **fields, contenders=contenders))
+    assert set(suite.runs()) == {Run("A", "CartPole-v1", 0), Run("A", "Acrobot-v1", 0), Run("B", "Acrobot-v1", 0)}
 
 
 def test_epsilon_falls_after_the_start_as_in_dopamine():
