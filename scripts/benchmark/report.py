@@ -96,18 +96,15 @@ def accepted(suite: Suite, algo: str, env_id: str) -> tuple[float, float] | None
 def score_table(suite: Suite, scores: pd.DataFrame) -> list[str]:
     """:return: Markdown lines: a row for each environment and contender"""
     lines = ["| environment | contender | score | seeds | reference | each seed |", "|---|---|---:|---:|---:|---|"]
-    for env_id in suite.steps:
-        for algo in suite.contenders:
-            if env_id not in suite.envs(algo):
-                continue
-            values = scores[(scores["algo"] == algo) & (scores["env"] == env_id)].sort_values("seed")["score"].to_numpy()
-            bounds = accepted(suite, algo, env_id)
-            reference = "" if bounds is None else f"{bounds[0]:g}" + (f" to {bounds[1]:g}" if np.isfinite(bounds[1]) else "")
-            if len(values):
-                each = ", ".join(f"{value:.4g}" for value in values)
-                lines.append(f"| {env_id} | {algo} | {interval(values)} | {len(values)} | {reference} | {each} |")
-            else:
-                lines.append(f"| {env_id} | {algo} | not run | 0 | {reference} | |")
+    for algo, env_id in suite.pairs():
+        values = scores[(scores["algo"] == algo) & (scores["env"] == env_id)].sort_values("seed")["score"].to_numpy()
+        bounds = accepted(suite, algo, env_id)
+        reference = "" if bounds is None else f"{bounds[0]:g}" + (f" to {bounds[1]:g}" if np.isfinite(bounds[1]) else "")
+        if len(values):
+            each = ", ".join(f"{value:.4g}" for value in values)
+            lines.append(f"| {env_id} | {algo} | {interval(values)} | {len(values)} | {reference} | {each} |")
+        else:
+            lines.append(f"| {env_id} | {algo} | not run | 0 | {reference} | |")
     return lines
 
 

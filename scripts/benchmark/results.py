@@ -86,7 +86,7 @@ class Results:
         self._read()
         for algo, of_envs in self.settings.items():
             for env_id, settings in of_envs.items():
-                current = algo in suite.contenders and env_id in suite.envs(algo) and suite.settings(algo, env_id)
+                current = (algo, env_id) in suite.pairs() and suite.settings(algo, env_id)
                 if current and current != settings:
                     changed = sorted(
                         name for name in {*current, *settings} if current.get(name, None) != settings.get(name, None)

@@ -1,6 +1,7 @@
 """A suite of runs: who trains where, with which settings and seeds, and what is measured."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ def read(path: Path) -> dict[str, Any]:
     return fields if base is None else {**read(path.with_name(f"{base}.yml")), **fields}
 
 
+def check_known(complaint: str, found: Iterable[str], known: Iterable[str]) -> None:
+    """
+    :param complaint: how the message begins
+    :param found: names that a file has
+    :param known: names that it may have
+    :raises ValueError: if there are others
+    """
+    unknown = set(found) - set(known)
+    if unknown:
+        raise ValueError(f"{complaint} {sorted(unknown)}: use {sorted(known)}.")
+
+
 class Suite:
     """
     A file of ``suites/``: comments at its beginning that describe it, and these fields:
@@ -77,9 +90,7 @@ class Suite:
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
         fields = read(path)
-        unknown = set(fields) - FIELDS
-        if unknown:
-            raise ValueError(f"{path} has unknown fields {sorted(unknown)}: use {sorted(FIELDS)}.")
+        check_known(f"{path} has unknown fields", fields, FIELDS)
         self.measure: str = fields["measure"]
         if self.measure not in MEASURES:
             raise ValueError(f"measure={self.measure} in {path}: use one of {MEASURES}.")
@@ -97,11 +108,8 @@ class Suite:
         self.steps: dict[str, int] = fields["steps"]
         self.contenders: dict[str, dict[str, Any]] = fields["contenders"]
         for algo, contender in self.contenders.items():
-            for what, found, there in (("fields", contender, OF_CONTENDERS), ("envs", self.envs(algo), self.steps)):
-                if set(found) - set(there):
-                    raise ValueError(
-                        f"{path} has unknown {what} of {algo} {sorted(set(found) - set(there))}: use {sorted(there)}."
-                    )
+            check_known(f"{path} has unknown fields of {algo}", contender, OF_CONTENDERS)
+            check_known(f"{path} has unknown envs of {algo}", contender.get("envs", ()), self.steps)
         self.changes: dict[str, Any] = fields.get("changes", {})
         self.reference: dict[str, Any] = fields.get("reference", {})
         normalise = fields.get("normalise", {})
@@ -124,20 +132,16 @@ class Suite:
 
     def runs(self) -> list[Run]:
         """:return: all runs, seed by seed, so that each further sitting adds a seed to all"""
-        return [
-            Run(algo, env_id, seed)
-            for seed in self.seeds
-            for env_id in self.steps
-            for algo in self.contenders
-            if env_id in self.envs(algo)
-        ]
+        return [Run(algo, env_id, seed) for seed in self.seeds for algo, env_id in self.pairs()]
 
-    def envs(self, algo: str) -> list[str]:
-        """
-        :param algo: name of a contender
-        :return: names of its environments
-        """
-        return list(self.contenders[algo].get("envs", self.steps))
+    def pairs(self) -> list[tuple[str, str]]:
+        """:return: contender and environment of each run, environment by environment"""
+        return [
+            (algo, env_id)
+            for env_id in self.steps
+            for algo, contender in self.contenders.items()
+            if env_id in contender.get("envs", self.steps)
+        ]
 
     def settings(self, algo: str, env_id: str) -> dict[str, Any]:
         """

@@ -226,9 +226,8 @@ def test_suites_that_are_none(tmp_path):
 @pytest.mark.parametrize("name", names())
 def test_published_suites_have_settings_for_all_and_rows_that_fit(name):
     suite = Suite.named(name)
-    for algo in suite.contenders:
-        for env_id in suite.envs(algo):
-            assert suite.settings(algo, env_id)["n_timesteps"] == suite.steps[env_id]
+    for algo, env_id in suite.pairs():
+        assert suite.settings(algo, env_id)["n_timesteps"] == suite.steps[env_id]
     assert suite.description
     Results(suite, BENCHMARK / "results")  # whose settings are still those of the suite
 
