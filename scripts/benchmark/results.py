@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from settings import ROOT, processor, versions
 
-from benchmark.suite import Run, Suite
+from benchmark.suite import Run, Suite, respelled
 from benchmark.training import parts
 from sb3_distrl.common.files import replacing
 
@@ -86,11 +86,11 @@ class Results:
         self._read()
         for algo, of_envs in self.settings.items():
             for env_id, settings in of_envs.items():
-                current = (algo, env_id) in suite.pairs() and suite.settings(algo, env_id)
-                if current and current != settings:
-                    changed = sorted(
-                        name for name in {*current, *settings} if current.get(name, None) != settings.get(name, None)
-                    )
+                if (algo, env_id) not in suite.pairs():
+                    continue
+                kept, current = respelled(settings), respelled(suite.settings(algo, env_id))
+                changed = sorted(name for name in {*current, *kept} if current.get(name) != kept.get(name))
+                if changed:
                     raise ValueError(
                         f"{self.table} has rows of {algo} on {env_id} with other settings ({', '.join(changed)}): "
                         f"delete them, and its entry in {self.origin}, or name another folder for results."

@@ -64,6 +64,16 @@ def check_known(complaint: str, found: Iterable[str], known: Iterable[str]) -> N
         raise ValueError(f"{complaint} {sorted(unknown)}: use {sorted(known)}.")
 
 
+def respelled(settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param settings: hyperparameters, as an entry of a YAML file
+    :return: the same, equal for equal values: there are many ways to write ``policy_kwargs``
+    """
+    merged = Mergeable(settings)
+    merged.update({"policy_kwargs": {}})
+    return plain(merged)
+
+
 class Suite:
     """
     A file of ``suites/``: comments at its beginning that describe it, and these fields:

@@ -84,6 +84,13 @@ def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
     assert "rows of DQN on CartPole-v1 with other settings (gamma)" in capsys.readouterr().err
 
 
+def test_settings_in_another_spelling_are_the_same(tmp_path, capsys):
+    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
+    respelled = dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": "dict(net_arch=[ 8 ])"}))
+    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=respelled))
+    assert "1 runs, 1 of them done" in capsys.readouterr().out
+
+
 @contextmanager
 def started(folder, path):
     """
