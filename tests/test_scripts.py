@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from statistics import NormalDist
 
+import adam_eps
 import calibration
 import numpy as np
 import risky_choice
+import torch as th
 from PIL import Image
+from stable_baselines3 import DQN
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 
@@ -166,3 +169,15 @@ def test_calibration(tmp_path: Path) -> None:
     assert (tmp_path / "result.png").exists()
     film = Image.open(tmp_path / "result.gif")
     assert film.n_frames > 1
+
+
+def test_adam_eps_reads_the_gradients_of_a_saved_model(tmp_path: Path) -> None:
+    model = DQN("MlpPolicy", "CartPole-v1", learning_starts=10, train_freq=(12, "step"), learning_rate=0.003)
+    model.learn(12)  # one gradient step, after which Adam's estimates are the squares of these gradients
+    model.save(tmp_path / "model")
+    sizes, eps, learning_rate = adam_eps.gradients(tmp_path / "model.zip")
+    expected = [p.grad.abs().flatten() for p in model.policy.parameters() if p.grad is not None]
+    th.testing.assert_close(sizes, th.cat(expected))
+    assert (eps, learning_rate) == (1e-8, 0.003)
+    arguments = [f"DQN={tmp_path / 'model.zip'}", "--output", str(tmp_path / "result.md")]
+    assert f"| DQN | 0.003 | 1e-08 | {sizes.median():.2g} |" in run_script("adam_eps.py", *arguments)

@@ -1,0 +1,60 @@
+"""Is Adam's eps small beside the gradients? Root mean squares of these, as a saved model's optimizer has them, against eps."""
+
+import argparse
+from pathlib import Path
+from typing import Any, cast
+
+import torch as th
+from settings import machine
+from stable_baselines3.common.save_util import load_from_zip_file
+
+
+def gradients(path: Path) -> tuple[th.Tensor, float, float]:
+    """
+    :param path: of a model of SB3 or of this library that was trained with Adam
+    :return: root mean squares of the gradients of all parameters, as Adam estimates them, shape [parameters]; its eps; its
+        learning rate
+    """
+    _, params, _ = load_from_zip_file(path, load_data=False, device="cpu")
+    optimizer = cast(dict[str, Any], params["policy.optimizer"])
+    (group,) = optimizer["param_groups"]
+    _, beta = group["betas"]
+    states = optimizer["state"].values()
+    squares = [(state["exp_avg_sq"] / (1 - beta ** float(state["step"]))).flatten() for state in states]
+    return th.cat(squares).sqrt(), group["eps"], group["lr"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="name and path of each")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file")
+    args = parser.parse_args()
+    lines = ["# Adam's eps and the gradients", "", machine(), ""]
+    lines += [
+        "Root mean square of each parameter's gradients, by which Adam divides, in the final model of a training. A parameter "
+        "where it is far below eps moves at a fraction of the learning rate.",
+        "",
+        "| model | learning rate | eps | median over parameters | parameters below eps | median speed |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for model in args.models:
+        name, _, path = model.partition("=")
+        if not Path(path).is_file():
+            parser.error(f"models: {model} names no file: use NAME=PATH.zip.")
+        sizes, eps, learning_rate = gradients(Path(path))
+        speed = (sizes / (sizes + eps)).median()
+        below = (sizes < eps).float().mean()
+        lines.append(f"| {name} | {learning_rate:g} | {eps:g} | {sizes.median():.2g} | {below:.0%} | {speed:.2g} |")
+    lines += [
+        "",
+        "Median speed: of sqrt(v) / (sqrt(v) + eps), to which eps slows a parameter; 1 is not at all. Parameters below 1e-8 "
+        "are those of units that have died: a rectifier that is off for all inputs has no gradient.",
+    ]
+    report = "\n".join(lines) + "\n"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
