@@ -14,12 +14,14 @@ def gradients(path: Path) -> tuple[th.Tensor, float, float]:
     :param path: of a model of SB3 or of this library that was trained with Adam
     :return: root mean squares of the gradients of all parameters, as Adam estimates them, shape [parameters]; its eps; its
         learning rate
+    :raises ValueError: for a model without Adam's estimates
     """
     _, params, _ = load_from_zip_file(path, load_data=False, device="cpu")
     optimizer = cast(dict[str, Any], params["policy.optimizer"])
-    (group,) = optimizer["param_groups"]
+    states, (group,) = optimizer["state"].values(), optimizer["param_groups"]
+    if not states or any("exp_avg_sq" not in state for state in states) or "betas" not in group:
+        raise ValueError(f"{path} has no estimates of Adam: name a model that was trained with it.")
     _, beta = group["betas"]
-    states = optimizer["state"].values()
     squares = [(state["exp_avg_sq"] / (1 - beta ** float(state["step"]))).flatten() for state in states]
     return th.cat(squares).sqrt(), group["eps"], group["lr"]
 
@@ -41,7 +43,10 @@ def main() -> None:
         name, _, path = model.partition("=")
         if not Path(path).is_file():
             parser.error(f"models: {model} names no file: use NAME=PATH.zip.")
-        sizes, eps, learning_rate = gradients(Path(path))
+        try:
+            sizes, eps, learning_rate = gradients(Path(path))
+        except ValueError as error:
+            parser.error(str(error))
         speed = (sizes / (sizes + eps)).median()
         below = (sizes < eps).float().mean()
         lines.append(f"| {name} | {learning_rate:g} | {eps:g} | {sizes.median():.2g} | {below:.0%} | {speed:.2g} |")

@@ -9,6 +9,7 @@ from statistics import NormalDist
 import adam_eps
 import calibration
 import numpy as np
+import pytest
 import risky_choice
 import torch as th
 from PIL import Image
@@ -181,3 +182,7 @@ def test_adam_eps_reads_the_gradients_of_a_saved_model(tmp_path: Path) -> None:
     assert (eps, learning_rate) == (1e-8, 0.003)
     arguments = [f"DQN={tmp_path / 'model.zip'}", "--output", str(tmp_path / "result.md")]
     assert f"| DQN | 0.003 | 1e-08 | {sizes.median():.2g} |" in run_script("adam_eps.py", *arguments)
+
+    DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(optimizer_class=th.optim.RMSprop)).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="has no estimates of Adam: name a model that was trained with it"):
+        adam_eps.gradients(tmp_path / "other.zip")
