@@ -18,6 +18,7 @@ from benchmark.results import Results
 from benchmark.suite import Suite, names
 
 REPETITIONS = 2000  # of the bootstrap
+CHARACTERS, LINE = 11, 8  # of a legend: how many to an inch, and how many as the line before each is wide
 Estimates = dict[str, np.ndarray]
 
 
@@ -137,7 +138,8 @@ def aggregates(scores: np.ndarray) -> np.ndarray:
 
 def colours(suite: Suite) -> dict[str, tuple[float, float, float]]:
     """:return: of each contender"""
-    return dict(zip(suite.contenders, sns.color_palette("colorblind", len(suite.contenders)), strict=True))
+    palette = "colorblind" if len(suite.contenders) <= 10 else "husl"  # which has as many as one asks for
+    return dict(zip(suite.contenders, sns.color_palette(palette, len(suite.contenders)), strict=True))
 
 
 def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
@@ -149,7 +151,11 @@ def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
     :param path: of the picture
     """
     env_ids = [env_id for env_id in suite.steps if (rows["env"] == env_id).any()]
-    figure, axes = plt.subplots(1, len(env_ids), figsize=(3.6 * len(env_ids), 3.2), squeeze=False, layout="constrained")
+    labels = [algo for algo in suite.contenders if (rows["algo"] == algo).any()]
+    width = 3.6 * len(env_ids)
+    columns = max(1, min(4, int(width * CHARACTERS) // (max(map(len, labels)) + LINE)))
+    height = 2.8 + 0.2 * -(-len(labels) // columns)
+    figure, axes = plt.subplots(1, len(env_ids), figsize=(width, height), squeeze=False, layout="constrained")
     for axis, env_id in zip(axes[0], env_ids, strict=True):
         for algo, colour in colours(suite).items():
             of_algo = rows[(rows["env"] == env_id) & (rows["algo"] == algo)]
@@ -167,7 +173,7 @@ def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
         axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     axes[0, 0].set_ylabel(f"return of {'evaluation' if suite.measure == 'evaluation' else 'training'}")
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -1,5 +1,6 @@
 """Reports of hand-made rows."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,3 +108,18 @@ def test_intervals_are_the_same_each_time():
     scores = {"": np.random.default_rng(0).normal(size=(20, 3))}
     bounds = [report.estimates(scores, report.aggregates)[1][""] for _ in range(2)]
     assert np.array_equal(*bounds)
+
+
+def test_many_contenders_with_long_names_have_their_own_colours_in_a_legend_that_fits(suite, tmp_path, monkeypatch):
+    contenders = [f"{name}, with a name that is about as long as they get" for name in "ABCDEFGHIJKL"]
+    suite.contenders = dict.fromkeys(contenders, suite.contenders["A"])
+    table = rows(*((name, env, 0, (100, 1.0, 1)) for name in contenders for env in STEPS))
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    report.draw_curves(suite, table, tmp_path / "curves.png")
+    figure = plt.gcf()
+    monkeypatch.undo()
+    (legend,) = figure.legends
+    assert figure.bbox.count_contains(legend.get_window_extent().get_points()) == 2
+    assert len({line.get_color() for line in figure.axes[0].lines}) == len(contenders)
+    assert figure.axes[0].get_window_extent().height > 150
+    plt.close(figure)
