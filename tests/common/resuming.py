@@ -144,7 +144,7 @@ def kill(folder: Path, n_envs: int) -> None:
         print(
             f"{name}, {n_envs} environments: {kills} kills in the middle of a save; steps of the checkpoints: {sorted(found)}"
         )
-        assert kills == KILLS and len(found) > 1
+        assert kills >= KILLS and len(found) > 1
 
 
 if __name__ == "__main__":
