@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch as th
-from settings import machine
+from settings import machine, write_report
 from stable_baselines3.common.save_util import load_from_zip_file
 
 
@@ -56,9 +56,7 @@ def main() -> None:
         "are those of units that have died: a rectifier that is off for all inputs has no gradient.",
     ]
     report = "\n".join(lines) + "\n"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(report)
-    print(report)
+    write_report(report, args.output)
 
 
 if __name__ == "__main__":

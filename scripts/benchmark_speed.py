@@ -32,7 +32,7 @@ import gymnasium
 import numpy as np
 import psutil
 import torch as th
-from settings import ROOT, make_env
+from settings import ROOT, make_env, write_report
 from speed_contenders import (
     ADAM,
     LEARNING_STARTS,
@@ -230,9 +230,7 @@ def main() -> None:
     minutes = (time.perf_counter() - start) / 60
     settings = {name: value for name, value in vars(args).items() if name not in ("output", "note", "cleanrl")}
     text = report(results, settings, f"{datetime.date.today()}; {minutes:.0f} minutes")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text)
-    print(text)
+    write_report(text, args.output)
 
 
 if __name__ == "__main__":

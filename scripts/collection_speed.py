@@ -25,7 +25,7 @@ import gymnasium
 import numpy as np
 import torch as th
 from ale_py import AtariVectorEnv
-from settings import ROOT, processor, versions
+from settings import ROOT, processor, versions, write_report
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
 from tqdm import tqdm
@@ -147,9 +147,7 @@ does not end an episode.
 
 {verdicts(timings)}
 """
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text)
-    print(text)
+    write_report(text, args.output)
 
 
 if __name__ == "__main__":

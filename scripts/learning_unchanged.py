@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from compare_settings import EVAL_SEED, train
-from settings import ALGORITHMS, ROOT, machine, make_env
+from settings import ALGORITHMS, ROOT, machine, make_env, write_report
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 from tqdm import tqdm
@@ -91,9 +91,7 @@ def main() -> None:
         each = " | ".join(", ".join(f"{value:.1f}" for value in values) for values in (trainings, evaluations))
         lines.append(f"| {variant} | {interval(trainings)} | {interval(evaluations)} | {each} |")
     report = "\n".join(lines) + "\n"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(report)
-    print(report)
+    write_report(report, args.output)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch as th
 from gymnasium import spaces
-from settings import ROOT, machine, make_env
+from settings import ROOT, machine, make_env, write_report
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from tqdm import tqdm
 
@@ -174,9 +174,7 @@ def main() -> None:
         assert model.env is not None
         model.env.close()
     text = "\n".join(lines) + "\n"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text)
-    print(text)
+    write_report(text, args.output)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import psutil
 import torch as th
 from replay_peers import BATCH, Buffer, Indices, OurIndices, buffer_factories, index_factories
 from replay_stream import N_ACTIONS, SHAPE, Stream
-from settings import ROOT, processor, versions
+from settings import ROOT, processor, versions, write_report
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
@@ -346,9 +346,7 @@ takes an episode's last observation for its final one; SB3, with optimize_memory
 {chr(10).join(shares(timings, one, median(gradient_steps)))}
 - Quartiles of {args.gradient_steps} gradient steps, ms: {spread(gradient_steps, 1e-3)}
 """
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text)
-    print(text)
+    write_report(text, args.output)
 
 
 if __name__ == "__main__":

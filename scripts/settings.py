@@ -93,3 +93,15 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+
+
+def write_report(report: str, path: Path) -> None:
+    """
+    Write a report, and print it.
+
+    :param report: Markdown
+    :param path: of the file; its folder may not exist
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report)
+    print(report)
