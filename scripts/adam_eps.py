@@ -8,6 +8,8 @@ import torch as th
 from settings import machine, write_report
 from stable_baselines3.common.save_util import load_from_zip_file
 
+NONE = 1e-8  # gradients below are mostly of units that have died
+
 
 def gradients(path: Path) -> tuple[th.Tensor, float, float]:
     """
@@ -36,8 +38,8 @@ def main() -> None:
         "Root mean square of each parameter's gradients, by which Adam divides, in the final model of a training. A parameter "
         "where it is far below eps moves at a fraction of the learning rate.",
         "",
-        "| model | learning rate | eps | median over parameters | parameters below eps | median speed |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| model | learning rate | eps | median over parameters | median speed | parameters below eps | below {NONE:g} |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for model in args.models:
         name, _, path = model.partition("=")
@@ -48,12 +50,13 @@ def main() -> None:
         except ValueError as error:
             parser.error(str(error))
         speed = (sizes / (sizes + eps)).median()
-        below = (sizes < eps).float().mean()
-        lines.append(f"| {name} | {learning_rate:g} | {eps:g} | {sizes.median():.2g} | {below:.0%} | {speed:.2g} |")
+        below, none = ((sizes < size).float().mean() for size in (eps, NONE))
+        shares = f"{speed:.2g} | {below:.0%} | {none:.0%}"
+        lines.append(f"| {name} | {learning_rate:g} | {eps:g} | {sizes.median():.2g} | {shares} |")
     lines += [
         "",
-        "Median speed: of sqrt(v) / (sqrt(v) + eps), to which eps slows a parameter; 1 is not at all. Parameters below 1e-8 "
-        "are those of units that have died: a rectifier that is off for all inputs has no gradient.",
+        "Median speed: of sqrt(v) / (sqrt(v) + eps), to which eps slows a parameter; 1 is not at all. Parameters below "
+        f"{NONE:g} are mostly those of units that have died: a rectifier that is off for all inputs has no gradient.",
     ]
     report = "\n".join(lines) + "\n"
     write_report(report, args.output)
