@@ -181,7 +181,9 @@ def test_adam_eps_reads_the_gradients_of_a_saved_model(tmp_path: Path) -> None:
     th.testing.assert_close(sizes, th.cat(expected))
     assert (eps, learning_rate) == (1e-8, 0.003)
     arguments = [f"DQN={tmp_path / 'model.zip'}", "--output", str(tmp_path / "result.md")]
-    assert f"| DQN | 0.003 | 1e-08 | {sizes.median():.2g} |" in run_script("adam_eps.py", *arguments)
+    speed, none = (sizes / (sizes + eps)).median(), f"{(sizes < 1e-8).float().mean():.0%}"  # eps is 1e-8, too
+    row = f"| DQN | 0.003 | 1e-08 | {sizes.median():.2g} | {speed:.2g} | {none} | {none} |"
+    assert row in run_script("adam_eps.py", *arguments)
 
     DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(optimizer_class=th.optim.RMSprop)).save(tmp_path / "other")
     with pytest.raises(ValueError, match="has no estimates of Adam: name a model that was trained with it"):
