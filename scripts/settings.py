@@ -7,6 +7,7 @@ from typing import Any
 
 import ale_py
 import gymnasium
+import torch as th
 import yaml
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
@@ -89,10 +90,11 @@ def versions(*packages: str) -> str:
 
 
 def processor() -> str:
-    """:return: name of the processor, where the system tells it"""
+    """:return: name of the processor, where the system tells it, and of the GPU, where there is one"""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+    name = names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+    return f"{name} and {th.cuda.get_device_name()}" if th.cuda.is_available() else name
 
 
 def write_report(report: str, path: Path) -> None:
