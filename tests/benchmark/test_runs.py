@@ -235,6 +235,8 @@ def test_published_suites_have_settings_for_all_and_rows_that_fit(name):
     suite = Suite.named(name)
     for algo, env_id in suite.pairs():
         assert suite.settings(algo, env_id)["n_timesteps"] == suite.steps[env_id]
+    atari = [env_id for env_id in suite.steps if "NoFrameskip" in env_id or env_id.startswith("ALE/")]
+    assert suite.frame_skip == (4 if atari else 1)  # without which its progress counts frames
     assert suite.description
     Results(suite, BENCHMARK / "results")  # whose settings are still those of the suite
 
