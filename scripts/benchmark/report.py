@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from rliable import library, metrics, plot_utils
 
-from benchmark.results import Results
+from benchmark.results import KEYS, Results
 from benchmark.suite import Suite, names
 
 REPETITIONS = 2000  # of the bootstrap
@@ -234,6 +234,7 @@ def write(suite: Suite, folder: Path) -> str:
     if results.rows.empty:
         raise ValueError(f"suite={suite.name} has no results in {folder}: run it first.")
     scores = final_scores(suite, results.rows)
+    curves = results.rows.groupby(KEYS).size().max() > 1
     final = "last evaluation" if suite.measure == "evaluation" else "training episodes"
     window = f" of the last {suite.last:,} steps" if suite.last else ""
     lines = [
@@ -245,14 +246,14 @@ def write(suite: Suite, folder: Path) -> str:
         f"[{results.origin.name}]({results.origin.name}). Again: `python scripts/benchmark run {suite.name}`, then "
         f"`python scripts/benchmark report {suite.name}`.",
         "",
-        f"![Learning curves]({suite.name}_curves.png)",
-        "",
+        *([f"![Learning curves]({suite.name}_curves.png)", ""] if curves else []),
         f"Score: mean return of the {final}{window}; mean over seeds with 95% bootstrap interval.",
         *([f"Reference: {suite.reference['source']}."] if suite.reference else []),
         "",
         *score_table(suite, scores),
     ]
-    draw_curves(suite, results.rows, folder / f"{suite.name}_curves.png")
+    if curves:
+        draw_curves(suite, results.rows, folder / f"{suite.name}_curves.png")
     if suite.normalise:
         relative = matrices(suite, normalised(suite, scores))
         points, intervals = estimates(relative, aggregates)

@@ -93,6 +93,12 @@ def test_the_report_names_what_has_not_been_run(suite, tmp_path):
         assert (tmp_path / f"made_{kind}.png").stat().st_size > 5000
 
 
+def test_runs_of_one_row_have_no_curves(suite, tmp_path):
+    ROWS[ROWS["step"] == 100].to_csv(tmp_path / "made.csv", index=False)
+    assert "curves" not in report.write(suite, tmp_path)
+    assert not list(tmp_path.glob("*_curves.png"))
+
+
 def test_the_report_leaves_out_what_is_not_in_the_suite(suite):
     suite.contenders["C"]["envs"] = ["Easy"]
     lines = report.score_table(suite, report.final_scores(suite, ROWS))
