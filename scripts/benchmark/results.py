@@ -45,8 +45,7 @@ def evaluations(folder: Path) -> tuple[list[int], list[np.ndarray]]:
     :param folder: of a run
     :return: steps of its evaluations, and the returns of their episodes
     """
-    (part,) = parts(folder)
-    with np.load(part.folder / "evaluations.npz") as saved:
+    with np.load(parts(folder)[-1].folder / "evaluations.npz") as saved:
         return saved["timesteps"].tolist(), list(saved["results"])
 
 

@@ -83,7 +83,8 @@ class Suite:
     - ``window``: steps whose episodes are averaged (``training``)
     - ``frame_skip``: frames of a step, where the monitor counts frames; 1 by default
     - ``last``: steps at the end whose mean is the final score; the last row by default
-    - ``checkpoint``: steps between checkpoints, from which an interrupted run goes on; none by default (``training``)
+    - ``checkpoint``: steps between checkpoints, from which an interrupted run goes on; none by default (``training``,
+      or one evaluation, at the end)
     - ``seeds``, and ``steps`` of each environment
     - ``reference``: ``source``, and ``scores`` of contenders and environments: lowest accepted ones, or lowest and highest
     - ``normalise``: ``source``, and ``scores`` of environments that count as 0 and as 1
@@ -110,9 +111,10 @@ class Suite:
         self.frame_skip: int = fields.get("frame_skip", 1)
         self.last: int = fields.get("last", 0)
         self.checkpoint: int = fields.get("checkpoint", 0)
-        if self.checkpoint and self.measure == "evaluation":  # SB3's EvalCallback counts from where a training goes on
+        if self.checkpoint and self.evaluations > 1:  # SB3's EvalCallback counts from where a training goes on
             raise ValueError(
-                f"checkpoint={self.checkpoint} in {path} would move the evaluations: use measure: training, or none."
+                f"checkpoint={self.checkpoint} in {path} would move the evaluations: use evaluations: 1, measure: training, "
+                "or no checkpoint."
             )
         self.seeds: list[int] = fields["seeds"]
         self.steps: dict[str, int] = fields["steps"]

@@ -60,6 +60,14 @@ def settings(suite: Suite, run: Run, folder: Path) -> dict:
     return found
 
 
+def steps_of(checkpoint: Path | None) -> int:
+    """
+    :param checkpoint: if there is one
+    :return: its environment steps
+    """
+    return 0 if checkpoint is None else int(checkpoint.stem.split("_")[-2])
+
+
 def command(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) -> list[str]:
     """
     :param suite: the suite
@@ -68,13 +76,13 @@ def command(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) -> li
     :param checkpoint: to go on from
     :return: the command line that trains it
     """
-    algo, steps = suite.contenders[run.algo]["algo"], suite.steps[run.env_id]
+    algo, left = suite.contenders[run.algo]["algo"], suite.steps[run.env_id] - steps_of(checkpoint)
     line = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", run.env_id, "--seed", str(run.seed)]
     line += ["--conf-file", str(folder / "settings.yml"), "-f", str(folder), "--num-threads", "1", "--verbose", "0"]
     if checkpoint is not None:
         line += ["-i", str(checkpoint)]
     if suite.measure == "evaluation":
-        line += ["--eval-freq", str(steps // suite.evaluations), "--eval-episodes", str(suite.episodes)]
+        line += ["--eval-freq", str(left // suite.evaluations), "--eval-episodes", str(suite.episodes)]
         return [*line, "--n-eval-envs", str(min(N_EVAL_ENVS, suite.episodes))]
     return [*line, "--eval-freq", "-1"]
 
@@ -84,7 +92,7 @@ def train(suite: Suite, run: Run, folder: Path) -> float:
     :param suite: the suite
     :param run: one of its runs
     :param folder: for its files; without a checkpoint with these settings, what is there is deleted
-    :return: seconds that it took, or its last part
+    :return: seconds that it took, or its last part; 0 if only the deletion of its checkpoints was left
     :raises RuntimeError: if it failed
     """
     entry, written = yaml.safe_dump({run.env_id: settings(suite, run, folder)}), folder / "settings.yml"
@@ -94,9 +102,23 @@ def train(suite: Suite, run: Run, folder: Path) -> float:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(entry)
-    starts = [part.start for part in parts(folder)] + [0 if checkpoint is None else int(checkpoint.stem.split("_")[-2])]
-    (folder / "parts.yml").write_text(yaml.safe_dump(starts))
     start = time.perf_counter()
+    if steps_of(checkpoint) < suite.steps[run.env_id]:
+        train_part(suite, run, folder, checkpoint)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return time.perf_counter() - start
+
+
+def train_part(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) -> None:
+    """
+    :param suite: the suite
+    :param run: one of its runs
+    :param folder: for its files
+    :param checkpoint: to go on from
+    :raises RuntimeError: if it failed
+    """
+    starts = [part.start for part in parts(folder)] + [steps_of(checkpoint)]
+    (folder / "parts.yml").write_text(yaml.safe_dump(starts))
     path = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))  # for benchmark.callbacks
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with (folder / "log.txt").open("w") as log:
@@ -104,8 +126,6 @@ def train(suite: Suite, run: Run, folder: Path) -> float:
     text = (folder / "log.txt").read_text()
     if code or INTERRUPTED in text:
         raise RuntimeError(f"{run} failed: see {folder / 'log.txt'}, which ends with\n{text[-2000:]}")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return time.perf_counter() - start
 
 
 def steps_done(suite: Suite, folder: Path) -> int:

@@ -142,6 +142,37 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
+    fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
+    path = suite_file(tmp_path, **fields, contenders=contenders)
+    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
+    with started(tmp_path, path) as process:
+        wait_for(process, lambda: list(folder.glob("checkpoints/checkpoint_*_steps.zip")))
+        os.killpg(process.pid, signal.SIGKILL)
+
+    run(tmp_path, path)
+    assert [part.start >= 500 for part in parts(folder)] == [False, True]
+    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
+    assert rows[["step", "episodes"]].to_numpy().tolist() == [[4000, 3]]
+
+
+@pytest.mark.parametrize("fields", [TRAINING, {**EVALUATION, "evaluations": 1}], ids=["training", "evaluation"])
+def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
+    contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
+    path = suite_file(tmp_path, **{**fields, "seeds": [0]}, checkpoint=400, contenders=contenders)
+    run(tmp_path, path)
+    table, (steps,) = tmp_path / "results" / "tiny.csv", fields["steps"].values()
+    rows = table.read_text()
+    table.unlink()
+    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / f"checkpoint_{steps}_steps.zip").touch()
+    run(tmp_path, path)
+    assert table.read_text() == rows
+    assert [part.start for part in parts(folder)] == [0]
+
+
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
     path = suite_file(tmp_path, **{**TRAINING, "seeds": [0]}, contenders=contenders)
