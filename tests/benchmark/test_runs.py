@@ -121,14 +121,29 @@ def wait_for(process, found):
         time.sleep(0.05)
 
 
+def folder_of_rainbow(folder):
+    """:return: of its run of the suite tiny with seed 0"""
+    return folder / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
+
+
+def kill_after_a_checkpoint(folder, path):
+    """
+    :param folder: for runs and results
+    :param path: of a suite named tiny, with Rainbow alone
+    :return: folder of the run that was killed
+    """
+    of_run = folder_of_rainbow(folder)
+    with started(folder, path) as process:
+        wait_for(process, lambda: list(of_run.glob("checkpoints/checkpoint_*_steps.zip")))
+        os.killpg(process.pid, signal.SIGKILL)
+    return of_run
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
     fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
-    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
-    with started(tmp_path, path) as process:
-        wait_for(process, lambda: list(folder.glob("checkpoints/checkpoint_*_steps.zip")))
-        os.killpg(process.pid, signal.SIGKILL)
+    folder = kill_after_a_checkpoint(tmp_path, path)
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
     run(tmp_path, path)
@@ -146,10 +161,7 @@ def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
     fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
-    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
-    with started(tmp_path, path) as process:
-        wait_for(process, lambda: list(folder.glob("checkpoints/checkpoint_*_steps.zip")))
-        os.killpg(process.pid, signal.SIGKILL)
+    folder = kill_after_a_checkpoint(tmp_path, path)
 
     run(tmp_path, path)
     assert [part.start >= 500 for part in parts(folder)] == [False, True]
@@ -165,7 +177,7 @@ def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
     table, (steps,) = tmp_path / "results" / "tiny.csv", fields["steps"].values()
     rows = table.read_text()
     table.unlink()
-    folder = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
+    folder = folder_of_rainbow(tmp_path)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / f"checkpoint_{steps}_steps.zip").touch()
     run(tmp_path, path)
@@ -176,7 +188,7 @@ def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
     path = suite_file(tmp_path, **{**TRAINING, "seeds": [0]}, contenders=contenders)
-    checkpoints = tmp_path / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0" / "checkpoints"
+    checkpoints = folder_of_rainbow(tmp_path) / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "checkpoint_800_steps.zip").touch()
     (checkpoints.parent / "settings.yml").write_text("CartPole-v1: {gamma: 0.5}")
