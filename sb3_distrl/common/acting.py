@@ -4,15 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.common.acceleration import channels_last, compiled
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.common.overlap import Overlapping
 from sb3_distrl.common.policies import ValueNetwork
 from sb3_distrl.functional import Distortion, as_distortion
-from sb3_distrl.networks import HIDDEN
 
 
 class RiskMeasure:
@@ -57,7 +54,6 @@ class Acting(Overlapping):
     """
 
     q_net: ValueNetwork  # type: ignore[assignment]
-    compile: bool
     risk: Any = RiskMeasure()
     bootstrap_risk: Any = RiskMeasure(optional=True)
 
@@ -74,22 +70,13 @@ class Acting(Overlapping):
         """
         return self.q_net.distribution(obs)
 
-    def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
+    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         """
-        :param obs: shape [B, ...]
-        :return: preprocessed, once for all passes, and outside of what is compiled
-        """
-        if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
-            obs = channels_last(obs)  # type: ignore[arg-type]
-        return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
-
-    def _acting_values(self, inputs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        """
-        :param inputs: preprocessed observations, shape [B, ...]
+        :param obs: observations, shape [B, ...]
         :param deterministic: without noise or draws of fractions
         :return: the risk measure of each action's return, shape [B, A]
         """
-        return self.q_net.acting_values(inputs, deterministic, self.risk)
+        return self.q_net.acting_values(obs, deterministic, self.risk)
 
     def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
@@ -124,22 +111,12 @@ class Acting(Overlapping):
         deterministic: bool,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Arguments and results as in :meth:`predict`."""
-        record = self.compile and self.device.type == "cuda"  # where starting the kernels takes longer than they do
-        if self.risk.is_identity and not record:
+        if self.risk.is_identity:
             return self.policy.predict(observation, state, episode_start, deterministic)
-        greedy_actions = compiled(type(self)._greedy_actions, "cuda") if record else type(self)._greedy_actions
         obs, vectorized = self._to_tensor(observation)
         with th.no_grad():
-            actions = greedy_actions(self, self._inputs(obs), deterministic).cpu().numpy()
+            actions = self._acting_values(obs, deterministic).argmax(dim=1).cpu().numpy()
         return actions if vectorized else actions.squeeze(axis=0), state
-
-    def _greedy_actions(self, inputs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        """
-        :param inputs: preprocessed observations, shape [B, ...]
-        :param deterministic: without noise or draws of fractions
-        :return: shape [B]
-        """
-        return self._acting_values(inputs, deterministic).argmax(dim=1)
 
     def predict(
         self,

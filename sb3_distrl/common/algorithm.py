@@ -10,17 +10,18 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.checks import check_at_least, check_fraction
-from sb3_distrl.common.acceleration import check_acceleration, clip_gradients, compiled, keep_freed_memory
+from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.functional import Distortion
+from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
@@ -51,8 +52,7 @@ class ValueAlgorithm(Acting):
         with SubprocVecEnv both run side by side. ``False`` is SB3's order
     :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
         and projections in float32), which is faster where the processor computes in it
-    :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed;
-        on CUDA also the choice of actions, once for each number of observations that ``predict`` is given
+    :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
     :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.acting.Acting`: "mean",
         "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
         :class:`~sb3_distrl.functional.risk.Distortion`
@@ -299,6 +299,15 @@ class ValueAlgorithm(Acting):
     def _preprocessed(self, batch: Samples) -> Samples:
         obs, next_obs = self._inputs(batch.observations), self._inputs(batch.next_observations)
         return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
+
+    def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        :param obs: shape [B, ...]
+        :return: preprocessed, once for all passes, and outside of what is compiled
+        """
+        if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
+            obs = channels_last(obs)  # type: ignore[arg-type]
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
 
     def _evaluate(self, batch: Samples) -> Loss:
         """

@@ -114,16 +114,16 @@ class ValueNetwork(BasePolicy):
         """
 
     @abstractmethod
-    def acting_values(self, inputs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         """
-        :param inputs: preprocessed observations, shape [B, ...]
+        :param obs: observations, shape [B, ...]
         :param deterministic: without noise
         :param risk: measure of the return
         :return: what greedy actions maximise, shape [B, A]
         """
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        return self.acting_values(self.preprocess(observation), deterministic).argmax(dim=1)
+        return self.acting_values(observation, deterministic).argmax(dim=1)
 
 
 class ValuePolicy(DQNPolicy):

@@ -49,24 +49,24 @@ class IQNNetwork(ValueNetwork):
         """
         return self.quantiles(self.encode(inputs, noise), taus, noise)
 
-    def eval_quantiles(self, inputs: PyTorchObs, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
+    def eval_quantiles(self, obs: PyTorchObs, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
         """
         Quantiles at the K midpoints of [0, 1], distorted, so that equal observations have equal ones.
 
-        :param inputs: preprocessed observations, shape [B, ...]
+        :param obs: observations, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
         :param risk: the distortion
         :return: shape [B, K, A]
         """
-        features = self.encode(inputs, noise)
+        features = self.encode(self.preprocess(obs), noise)
         taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(len(features), -1)  # [B, K]
         return self.quantiles(features, taus, noise)
 
     def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        return self.eval_quantiles(self.preprocess(obs), noise).mean(dim=1)
+        return self.eval_quantiles(obs, noise).mean(dim=1)
 
     def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
-        quantiles = self.eval_quantiles(self.preprocess(obs), noise).mT  # [B, A, K]
+        quantiles = self.eval_quantiles(obs, noise).mT  # [B, A, K]
         return quantiles, th.full_like(quantiles, 1 / self.n_eval_quantiles)
 
     def sampled_q_values(self, features: th.Tensor, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
@@ -81,10 +81,10 @@ class IQNNetwork(ValueNetwork):
         taus = risk.sample(len(features), self.n_eval_quantiles, device=features.device)
         return self.quantiles(features, taus, noise).mean(dim=1)
 
-    def acting_values(self, inputs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         if deterministic:
-            return self.eval_quantiles(inputs, risk=risk).mean(dim=1)
-        return self.sampled_q_values(self.encode(inputs, Noise.PER_ROW), Noise.PER_ROW, risk)
+            return self.eval_quantiles(obs, risk=risk).mean(dim=1)
+        return self.sampled_q_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
 
 
 class IQNPolicy(ValuePolicy):

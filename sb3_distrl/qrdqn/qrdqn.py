@@ -119,8 +119,8 @@ class QRDQN(ValueAlgorithm):
         quantiles = self.q_net(obs).mT  # [B, A, N]
         return quantiles, th.full_like(quantiles, 1 / self.n_quantiles)
 
-    def _acting_values(self, inputs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        return measure(self._pass(self.q_net, inputs), self.risk)
+    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        return measure(self.q_net(obs), self.risk)
 
     @property
     def _own_forward(self) -> bool:

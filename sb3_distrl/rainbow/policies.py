@@ -90,8 +90,8 @@ class RainbowNetwork(ValueNetwork):
         probs = self(self.preprocess(obs), noise).softmax(dim=-1)  # [B, A, Z]
         return self.support.expand_as(probs), probs
 
-    def acting_values(self, inputs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
-        return self.measure(self(inputs, Noise.OFF if deterministic else Noise.PER_ROW), risk)
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+        return self.measure(self(self.preprocess(obs), Noise.OFF if deterministic else Noise.PER_ROW), risk)
 
 
 class RainbowPolicy(ValuePolicy):

@@ -15,7 +15,7 @@ from sb3_contrib.qrdqn.policies import QuantileNetwork
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_distrl import IQN, QRDQN, Rainbow
-from sb3_distrl.common.acceleration import MOST_VARIANTS, channels_last, check_compiler, clip_gradients
+from sb3_distrl.common.acceleration import channels_last, check_compiler, clip_gradients
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss
 from tests.common.batches import B, hand_made_batch, scramble
@@ -130,37 +130,6 @@ def test_compiled_models_learn(name: str, kind: str, tmp_path: Path) -> None:
     loaded.learn(40, reset_num_timesteps=False)
     assert loaded._n_updates > model._n_updates
     assert not type(model).load(tmp_path / "model", compile=False).compile
-
-
-@pytest.mark.parametrize("risk", ["mean", "cvar:0.25"])
-@pytest.mark.parametrize(("name", "kind"), [("Rainbow", "image"), ("IQN with all", "box"), ("QRDQN", "dict")])
-def test_the_choice_of_actions_is_one_graph(name: str, kind: str, risk: str) -> None:
-    model = scramble(make(SETTINGS[name], vec_env(kind), kind=kind, risk=risk), seed=15, scale=0.5)
-    inputs = model._inputs(model.policy.obs_to_tensor(model.env.reset())[0])
-    graph = th.compile(type(model)._greedy_actions, backend="eager", fullgraph=True)
-    for deterministic in (True, False):
-        th.manual_seed(3)
-        actions = model._greedy_actions(inputs, deterministic)
-        th.manual_seed(3)
-        with th._dynamo.config.patch(recompile_limit=MOST_VARIANTS):
-            assert th.equal(graph(model, inputs, deterministic), actions)
-
-
-@pytest.mark.skipif(not th.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("risk", ["mean", "cvar:0.25"])
-@pytest.mark.parametrize(("name", "kind"), [("Rainbow", "image"), ("IQN with all", "box"), ("QRDQN", "dict")])
-def test_recorded_actions_follow_the_parameters(name: str, kind: str, risk: str) -> None:
-    eager = make(SETTINGS[name], vec_env(kind), kind=kind, risk=risk, device="cuda")
-    recorded = make(SETTINGS[name], vec_env(kind), kind=kind, risk=risk, device="cuda", compile=True)
-    recorded.learn(60)
-    chosen = set()
-    for seed in range(20):
-        obs = recorded.env.reset()
-        eager.policy.load_state_dict(scramble(recorded, seed=seed, scale=0.5).policy.state_dict())
-        actions = recorded.predict(obs, deterministic=True)[0]
-        assert np.array_equal(actions, eager.predict(obs, deterministic=True)[0])
-        chosen.add(tuple(actions))
-    assert len(chosen) > 1
 
 
 @needs_compiler
