@@ -15,7 +15,7 @@ from sb3_distrl.functional import Distortion, as_distortion
 class RiskMeasure:
     """
     An attribute that is set to the name of a risk measure or to a distortion, and kept as a distortion. It lies where SB3
-    keeps, saves and restores attributes.
+    keeps, saves and restores attributes, and is read like them: torch.compile may not see through a ``__get__``.
 
     :param optional: whether ``None`` is allowed
     """
@@ -25,9 +25,6 @@ class RiskMeasure:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-
-    def __get__(self, model: Any, owner: type) -> Any:
-        return self if model is None else vars(model)[self.name]
 
     def __set__(self, model: Any, risk: str | Distortion | None) -> None:
         allowed = self.optional and risk is None
