@@ -8,14 +8,19 @@ from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.resumable import Resumable
 
 
+def steps_of(checkpoint: Path) -> int:
+    """
+    :param checkpoint: of a :class:`RollingCheckpointCallback`
+    :return: environment steps of the model when it was made
+    """
+    return int(checkpoint.name.removesuffix("_steps.zip").rpartition("_")[2])
+
+
 def _checkpoints(folder: str | Path, name_prefix: str) -> list[Path]:
     """:return: the oldest first"""
-    found = {}
-    for path in Path(folder).glob(f"{name_prefix}_*_steps.zip"):
-        steps = path.name.removeprefix(f"{name_prefix}_").removesuffix("_steps.zip")
-        if steps.isdecimal():
-            found[int(steps)] = path
-    return [found[steps] for steps in sorted(found)]
+    found = Path(folder).glob(f"{name_prefix}_*_steps.zip")
+    own = [path for path in found if path.name.removeprefix(f"{name_prefix}_").removesuffix("_steps.zip").isdecimal()]
+    return sorted(own, key=steps_of)
 
 
 def latest_checkpoint(folder: str | Path, name_prefix: str = "checkpoint") -> Path | None:

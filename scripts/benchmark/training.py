@@ -13,7 +13,7 @@ from rl_zoo3.utils import ALGOS
 from settings import ROOT
 
 from benchmark.suite import Run, Suite
-from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint
+from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint, steps_of
 from sb3_distrl.common.resumable import Resumable
 
 N_EVAL_ENVS = 20
@@ -60,12 +60,12 @@ def settings(suite: Suite, run: Run, folder: Path) -> dict:
     return found
 
 
-def steps_of(checkpoint: Path | None) -> int:
+def steps_before(checkpoint: Path | None) -> int:
     """
-    :param checkpoint: if there is one
-    :return: its environment steps
+    :param checkpoint: to go on from, if there is one
+    :return: environment steps that are done then
     """
-    return 0 if checkpoint is None else int(checkpoint.stem.split("_")[-2])
+    return 0 if checkpoint is None else steps_of(checkpoint)
 
 
 def command(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) -> list[str]:
@@ -76,7 +76,7 @@ def command(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) -> li
     :param checkpoint: to go on from
     :return: the command line that trains it
     """
-    algo, left = suite.contenders[run.algo]["algo"], suite.steps[run.env_id] - steps_of(checkpoint)
+    algo, left = suite.contenders[run.algo]["algo"], suite.steps[run.env_id] - steps_before(checkpoint)
     line = [sys.executable, "-m", "sb3_distrl.zoo", "train", "--algo", algo, "--env", run.env_id, "--seed", str(run.seed)]
     line += ["--conf-file", str(folder / "settings.yml"), "-f", str(folder), "--num-threads", "1", "--verbose", "0"]
     if checkpoint is not None:
@@ -103,7 +103,7 @@ def train(suite: Suite, run: Run, folder: Path) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(entry)
     start = time.perf_counter()
-    if steps_of(checkpoint) < suite.steps[run.env_id]:
+    if steps_before(checkpoint) < suite.steps[run.env_id]:
         train_part(suite, run, folder, checkpoint)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return time.perf_counter() - start
@@ -117,7 +117,7 @@ def train_part(suite: Suite, run: Run, folder: Path, checkpoint: Path | None) ->
     :param checkpoint: to go on from
     :raises RuntimeError: if it failed
     """
-    starts = [part.start for part in parts(folder)] + [steps_of(checkpoint)]
+    starts = [part.start for part in parts(folder)] + [steps_before(checkpoint)]
     (folder / "parts.yml").write_text(yaml.safe_dump(starts))
     path = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))  # for benchmark.callbacks
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
