@@ -49,7 +49,11 @@ def read(path: Path) -> dict[str, Any]:
     """
     fields = yaml.load(path.read_text(), Loader)
     base = fields.pop("extends", None)
-    return fields if base is None else {**read(path.with_name(f"{base}.yml")), **fields}
+    if base is None:
+        return fields
+    extended = read(path.with_name(f"{base}.yml"))
+    contenders = {**extended["contenders"], **fields.get("contenders", {})}
+    return {**extended, **fields, "contenders": contenders}
 
 
 def check_known(complaint: str, found: Iterable[str], known: Iterable[str]) -> None:
@@ -88,7 +92,7 @@ class Suite:
     - ``seeds``, and ``steps`` of each environment
     - ``reference``: ``source``, and ``scores`` of contenders and environments: lowest accepted ones, or lowest and highest
     - ``normalise``: ``source``, and ``scores`` of environments that count as 0 and as 1
-    - ``extends``: name of a suite beside this one, whose fields hold where this one has none
+    - ``extends``: name of a suite beside this one, whose fields hold where this one has none, and whose contenders take part
     - ``common``: for YAML anchors
     - ``changes`` to the hyperparameters of all contenders
     - ``contenders``: by name, each with ``algo`` as on the command line; ``entry``, the name of one in the algorithm's

@@ -292,6 +292,15 @@ def test_a_suite_extends_another(tmp_path):
     assert suite.settings("DQN", "CartPole-v1")["n_timesteps"] == 5000
 
 
+def test_a_suite_that_extends_another_adds_contenders_to_its(tmp_path):
+    contenders = {"A": dict(algo="dqn", entry=ENTRY), "B": dict(algo="dqn", entry=ENTRY)}
+    suite_file(tmp_path, **TRAINING, contenders=contenders)
+    added = {"B": dict(algo="dqn", entry=ENTRY, changes=dict(train_freq=3)), "C": dict(algo="qrdqn", entry=ENTRY)}
+    (tmp_path / "wider.yml").write_text(yaml.safe_dump(dict(extends="tiny", contenders=added)))
+    suite = Suite(tmp_path / "wider.yml")
+    assert suite.contenders == {"A": contenders["A"], **added}
+
+
 def test_changes_to_all_contenders_come_before_those_to_one(tmp_path):
     contenders = {"A": dict(algo="dqn", entry=ENTRY), "B": dict(algo="dqn", entry=ENTRY, changes=dict(train_freq=3))}
     suite = Suite(suite_file(tmp_path, **TRAINING, contenders=contenders, changes=dict(train_freq=2, n_envs=8)))
