@@ -10,7 +10,7 @@ import rl_zoo3
 import yaml
 
 from sb3_distrl.zoo import register
-from sb3_distrl.zoo.settings import Loader, Mergeable, hyperparams_file, plain, read_entries
+from sb3_distrl.zoo.settings import Loader, Mergeable, evaluated, hyperparams_file, plain, read_entries
 
 FOLDER = Path(__file__).resolve().parent
 register()  # names that hyperparameter files use
@@ -73,9 +73,7 @@ def respelled(settings: dict[str, Any]) -> dict[str, Any]:
     :param settings: hyperparameters, as an entry of a YAML file
     :return: the same, equal for equal values: there are many ways to write ``policy_kwargs``
     """
-    merged = Mergeable(settings)
-    merged.update({"policy_kwargs": {}})
-    return plain(merged)
+    return {**settings, "policy_kwargs": evaluated(settings.get("policy_kwargs"))}
 
 
 class Suite:

@@ -85,9 +85,10 @@ def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
 
 
 def test_settings_in_another_spelling_are_the_same(tmp_path, capsys):
-    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
-    respelled = dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": "dict(net_arch=[ 8 ])"}))
-    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=respelled))
+    spellings = ["dict(net_arch=[8], activation_fn=nn.ReLU)", "dict(activation_fn=nn.ReLU, net_arch=[ 8 ])"]
+    first, second = (dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": each})) for each in spellings)
+    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=first))
+    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=second))
     assert "1 runs, 1 of them done" in capsys.readouterr().out
 
 
