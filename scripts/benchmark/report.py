@@ -174,7 +174,7 @@ def draw_curves(suite: Suite, rows: pd.DataFrame, path: Path) -> None:
     axes[0, 0].set_ylabel(f"return of {'evaluation' if suite.measure == 'evaluation' else 'training'}")
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")  # a line of the legend may be wider than the figure
     plt.close(figure)
 
 
