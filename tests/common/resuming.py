@@ -73,7 +73,8 @@ def resume(folder: Path, n_envs: int) -> None:
 
 # Killing
 
-KILLS, ATTEMPTS, ROUNDS = 4, 40, 40  # of each algorithm
+KILLS, ATTEMPTS, ROUNDS = 4, 40, 10  # of each algorithm
+KILLED_WITHIN = 3  # rounds
 FILLED, ROUND_STEPS = 6_000, 8
 
 
@@ -92,10 +93,14 @@ def learn_round(model: Any) -> Any:
     return model
 
 
-def save_rounds(path: Path, model: Any) -> None:
+def save_rounds(path: Path, model: Any) -> dict[int, dict[str, th.Tensor]]:
+    """:return: where the round after each checkpoint leads to, by the checkpoint's steps"""
+    reached = {}
     for _ in range(ROUNDS):
         model.save_checkpoint(path)
-        learn_round(model)
+        steps = model.num_timesteps
+        reached[steps] = snapshot(learn_round(model))
+    return reached
 
 
 def forked(function: Callable[[], None]) -> int:
@@ -117,10 +122,9 @@ def kill(folder: Path, n_envs: int) -> None:
         model = make(Setting(algorithm, crowded, {}), round_env(n_envs), "image")
         start, path = folder / f"{name}-start.zip", folder / f"{name}.zip"
         model.learn(FILLED).save_checkpoint(start)
-        model, expected = load_round(name, start, n_envs), {}
-        for _ in range(ROUNDS):
-            steps = model.num_timesteps
-            expected[steps] = snapshot(learn_round(model))
+        model, began = load_round(name, start, n_envs), time.perf_counter()
+        expected = save_rounds(path, model)
+        seconds = (time.perf_counter() - began) / ROUNDS  # on this machine, so that a slow one gets to the same point
 
         rng, found, kills = random.Random(0), set(), 0
         temporary = folder / f".{name}.zip.tmp"
@@ -128,7 +132,7 @@ def kill(folder: Path, n_envs: int) -> None:
             shutil.copy(start, path)
             model = load_round(name, start, n_envs)
             pid = forked(lambda: save_rounds(path, model))  # noqa: B023
-            time.sleep(0.02 + 0.5 * rng.random())
+            time.sleep(KILLED_WITHIN * seconds * rng.random())
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             kills += temporary.exists()
@@ -141,10 +145,9 @@ def kill(folder: Path, n_envs: int) -> None:
                 assert th.equal(value, expected[steps][key]), (name, steps, key)
             if kills >= KILLS and len(found) > 1:
                 break
-        print(
-            f"{name}, {n_envs} environments: {kills} kills in the middle of a save; steps of the checkpoints: {sorted(found)}"
-        )
-        assert kills >= KILLS and len(found) > 1
+        seen = f"{name}, {n_envs} environments: {kills} kills in the middle of a save; steps of checkpoints: {sorted(found)}"
+        print(seen)
+        assert kills >= KILLS and len(found) > 1, seen
 
 
 if __name__ == "__main__":
