@@ -73,16 +73,21 @@ def matrices(suite: Suite, scores: pd.DataFrame) -> Estimates:
     return found
 
 
+def number(value: float) -> str:
+    """:return: four significant digits, none as a power of ten"""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
 def interval(values: np.ndarray) -> str:
     """
     :param values: of seeds
     :return: mean and 95% interval; of one seed, there is none
     """
     if len(values) < 2:
-        return f"{values[0]:.4g}"
+        return number(values[0])
     points, intervals = estimates({"": values[:, None]}, lambda scores: np.array([metrics.aggregate_mean(scores)]))
     low, high = intervals[""][:, 0]
-    return f"{points[''][0]:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{number(points[''][0])} [{number(low)}, {number(high)}]"
 
 
 def accepted(suite: Suite, algo: str, env_id: str) -> tuple[float, float] | None:
@@ -102,7 +107,7 @@ def score_table(suite: Suite, scores: pd.DataFrame) -> list[str]:
         bounds = accepted(suite, algo, env_id)
         reference = "" if bounds is None else f"{bounds[0]:g}" + (f" to {bounds[1]:g}" if np.isfinite(bounds[1]) else "")
         if len(values):
-            each = ", ".join(f"{value:.4g}" for value in values)
+            each = ", ".join(map(number, values))
             lines.append(f"| {env_id} | {algo} | {interval(values)} | {len(values)} | {reference} | {each} |")
         else:
             lines.append(f"| {env_id} | {algo} | not run | 0 | {reference} | |")

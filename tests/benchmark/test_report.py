@@ -129,3 +129,10 @@ def test_many_contenders_with_long_names_have_their_own_colours_in_a_legend_that
     assert len({line.get_color() for line in figure.axes[0].lines}) == len(contenders)
     assert figure.axes[0].get_window_extent().height > 150
     plt.close(figure)
+
+
+def test_numbers_have_four_digits_and_no_powers_of_ten():
+    values = [17389.0, 16944.4, 1234567.0, 420.84, -77.649, 493.0, 0.05, -200.0, 0.0]
+    assert [report.number(value) for value in values] == "17390 16940 1235000 420.8 -77.65 493 0.05 -200 0".split()
+    assert report.interval(np.array([17389.0])) == "17390"
+    assert report.interval(np.array([17389.0, 17389.0])) == "17390 [17390, 17390]"
