@@ -86,8 +86,8 @@ def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
 
 def test_settings_in_another_spelling_are_the_same(tmp_path, capsys):
     run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
-    respelled = dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": "dict(net_arch=[ 8 ])"}))
-    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=respelled))
+    contenders = dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": "dict(net_arch=[ 8 ])"}))
+    run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=contenders))
     assert "1 runs, 1 of them done" in capsys.readouterr().out
 
 

@@ -93,14 +93,10 @@ def learn_round(model: Any) -> Any:
     return model
 
 
-def save_rounds(path: Path, model: Any) -> dict[int, dict[str, th.Tensor]]:
-    """:return: where the round after each checkpoint leads to, by the checkpoint's steps"""
-    reached = {}
+def save_rounds(path: Path, model: Any) -> None:
     for _ in range(ROUNDS):
         model.save_checkpoint(path)
-        steps = model.num_timesteps
-        reached[steps] = snapshot(learn_round(model))
-    return reached
+        learn_round(model)
 
 
 def forked(function: Callable[[], None]) -> int:
@@ -122,8 +118,13 @@ def kill(folder: Path, n_envs: int) -> None:
         model = make(Setting(algorithm, crowded, {}), round_env(n_envs), "image")
         start, path = folder / f"{name}-start.zip", folder / f"{name}.zip"
         model.learn(FILLED).save_checkpoint(start)
+        model, expected = load_round(name, start, n_envs), {}
+        for _ in range(ROUNDS):
+            steps = model.num_timesteps
+            expected[steps] = snapshot(learn_round(model))
+
         model, began = load_round(name, start, n_envs), time.perf_counter()
-        expected = save_rounds(path, model)
+        save_rounds(path, model)
         seconds = (time.perf_counter() - began) / ROUNDS  # on this machine, so that a slow one gets to the same point
 
         rng, found, kills = random.Random(0), set(), 0
