@@ -5,10 +5,9 @@ Going on in another process: ``python -m tests.common.resuming TASK FOLDER [N_EN
 ``kill`` kills processes in the middle of saving checkpoints, and sees what the file is good for then.
 """
 
-import os
+import multiprocessing
 import random
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -73,8 +72,9 @@ def resume(folder: Path, n_envs: int) -> None:
 
 # Killing
 
-KILLS, ATTEMPTS, ROUNDS = 4, 40, 10  # of each algorithm
+KILLS, ATTEMPTS, ROUNDS = 6, 40, 10  # of each algorithm
 KILLED_WITHIN = 3  # rounds
+WRITING = 0.6  # of the time of a save; some are complete by then
 FILLED, ROUND_STEPS = 6_000, 8
 
 
@@ -99,19 +99,16 @@ def save_rounds(path: Path, model: Any) -> None:
         learn_round(model)
 
 
-def forked(function: Callable[[], None]) -> int:
-    """:return: the process in which the function runs"""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    return pid
+def seconds(function: Callable[..., None], *args: Any) -> float:
+    """:return: that it takes"""
+    began = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - began
 
 
 def kill(folder: Path, n_envs: int) -> None:
     """Every checkpoint that a killed process has left leads to where the uninterrupted rounds lead."""
+    fork = multiprocessing.get_context("fork")
     for name, algorithm in CLASSES.items():
         # The replay buffer takes some time to save
         crowded = dict(buffer_size=FILLED, learning_starts=FILLED - 200, seed=SEED)
@@ -123,19 +120,23 @@ def kill(folder: Path, n_envs: int) -> None:
             steps = model.num_timesteps
             expected[steps] = snapshot(learn_round(model))
 
-        model, began = load_round(name, start, n_envs), time.perf_counter()
-        save_rounds(path, model)
-        seconds = (time.perf_counter() - began) / ROUNDS  # on this machine, so that a slow one gets to the same point
+        # On this machine, so that a slow one gets to the same point
+        round_seconds = seconds(save_rounds, path, model) / ROUNDS
+        save_seconds = seconds(model.save_checkpoint, path)
 
         rng, found, kills = random.Random(0), set(), 0
         temporary = folder / f".{name}.zip.tmp"
         for _ in range(ATTEMPTS):
             shutil.copy(start, path)
             model = load_round(name, start, n_envs)
-            pid = forked(lambda: save_rounds(path, model))  # noqa: B023
-            time.sleep(KILLED_WITHIN * seconds * rng.random())
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            saving = fork.Process(target=save_rounds, args=(path, model))
+            saving.start()
+            time.sleep(KILLED_WITHIN * round_seconds * rng.random())
+            while saving.is_alive() and not temporary.exists():
+                time.sleep(save_seconds / 100)
+            time.sleep(WRITING * save_seconds * rng.random())
+            saving.kill()
+            saving.join()
             kills += temporary.exists()
             temporary.unlink(missing_ok=True)
             loaded = load_round(name, path, n_envs)
