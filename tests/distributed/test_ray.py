@@ -162,18 +162,14 @@ def test_more_actors_than_fit():
     assert model.num_timesteps >= 200
 
 
-class Pauses(BaseCallback):
+class Pauses(LongAgo):
     """Makes believe that before each look at what actors have sent the learner did something else for long."""
 
     def _on_rollout_start(self):
+        super()._on_rollout_start()
         if collector := self.model._actors:
             collector.looked -= 1000
             collector.last_block -= 1000
-            for actor in collector.actors:
-                actor.heard = actor.heard and actor.heard - 1000
-
-    def _on_step(self):
-        return True
 
 
 def test_a_learner_that_pauses_does_not_blame_the_actors():
