@@ -147,7 +147,7 @@ def kill_after_a_checkpoint(folder, path):
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
-    fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
+    fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
     folder = kill_after_a_checkpoint(tmp_path, path)
     assert not (tmp_path / "results" / "tiny.csv").exists()
@@ -156,23 +156,23 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     first, second = parts(folder)
     assert first.start == 0 and second.start >= 500
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
-    assert list(rows["step"]) == list(range(400, 4001, 400))
+    assert list(rows["step"]) == list(range(400, 2001, 400))
     (monitor,) = second.folder.glob("*monitor.csv")
     played = pd.read_csv(monitor, skiprows=1)["l"].sum()
-    assert 4000 - second.start - 500 < played <= 4000 - second.start
+    assert 2000 - second.start - 500 < played <= 2000 - second.start
     assert not (folder / "checkpoints").exists()
 
 
 def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
-    fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 4000}, "checkpoint": 500}
+    fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
     folder = kill_after_a_checkpoint(tmp_path, path)
 
     run(tmp_path, path)
     assert [part.start >= 500 for part in parts(folder)] == [False, True]
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
-    assert rows[["step", "episodes"]].to_numpy().tolist() == [[4000, 3]]
+    assert rows[["step", "episodes"]].to_numpy().tolist() == [[2000, 3]]
 
 
 @pytest.mark.parametrize("fields", [TRAINING, {**EVALUATION, "evaluations": 1}], ids=["training", "evaluation"])
