@@ -146,7 +146,7 @@ def kill_after_a_checkpoint(folder, path):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2}))
     fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
     folder = kill_after_a_checkpoint(tmp_path, path)
@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
-    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 8}))
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2}))
     fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
     path = suite_file(tmp_path, **fields, contenders=contenders)
     folder = kill_after_a_checkpoint(tmp_path, path)
