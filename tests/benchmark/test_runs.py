@@ -22,6 +22,13 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "scripts" / "benchmark"
 ENTRY = dict(policy="MlpPolicy", learning_starts=100, buffer_size=1000, train_freq=4, policy_kwargs=dict(net_arch=[8]))
 TRAINING = dict(measure="training", window=400, seeds=[0, 3], steps={"CartPole-v1": 1200})
 EVALUATION = dict(measure="evaluation", evaluations=2, episodes=3, seeds=[0], steps={"CartPole-v1": 600})
+# One run of Rainbow, with as many gradient steps after its first checkpoint as leave time to kill it
+TO_BE_KILLED = dict(
+    seeds=[0],
+    steps={"CartPole-v1": 2000},
+    checkpoint=500,
+    contenders=dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2})),
+)
 
 
 def suite_file(folder, name="tiny", **fields):
@@ -146,9 +153,7 @@ def kill_after_a_checkpoint(folder, path):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2}))
-    fields = {**TRAINING, "seeds": [0], "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
-    path = suite_file(tmp_path, **fields, contenders=contenders)
+    path = suite_file(tmp_path, **{**TRAINING, **TO_BE_KILLED})
     folder = kill_after_a_checkpoint(tmp_path, path)
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
@@ -164,9 +169,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
-    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2}))
-    fields = {**EVALUATION, "evaluations": 1, "steps": {"CartPole-v1": 2000}, "checkpoint": 500}
-    path = suite_file(tmp_path, **fields, contenders=contenders)
+    path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **TO_BE_KILLED})
     folder = kill_after_a_checkpoint(tmp_path, path)
 
     run(tmp_path, path)
