@@ -46,8 +46,8 @@ check: lint type
 docs: $(STAMP)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html scripts/docs build/docs
 
-wheel: $(STAMP)
-	bash scripts/check_wheel.sh $(BIN)/python $(WHEEL_VENV)
+wheel:
+	bash scripts/check_wheel.sh $(PYTHON) $(WHEEL_VENV)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 # Build the wheel, install it into an empty virtual environment, and train from it outside the checkout: first without
 # extras, then with those that the command sb3-distrl needs.
 # Usage: check_wheel.sh PYTHON ENVIRONMENT
-#   PYTHON       an interpreter with the `build` package
+#   PYTHON       an interpreter with pip
 #   ENVIRONMENT  folder of the environment, which is made anew; tests/zoo runs the commands of $SB3_DISTRL_PYTHON, if set
 set -euo pipefail
 python=$1
@@ -11,7 +11,7 @@ environment=$(mkdir -p "$2" && cd "$2" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$python" -m build --wheel --outdir "$work/dist" "$root" > "$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+"$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" "$root"
 "$python" -m venv --clear "$environment"
 install=("$environment/bin/python" -m pip install --quiet --constraint "$root/constraints-dev.txt")
 wheel=$(echo "$work"/dist/*.whl)
