@@ -1,4 +1,4 @@
-"""Dopamine's networks (Castro et al. 2018, https://github.com/google/dopamine), as in its dopamine/jax/networks.py."""
+"""What Dopamine (Castro et al. 2018, https://github.com/google/dopamine) does in its own way: networks and priorities."""
 
 import torch as th
 from gymnasium import spaces
@@ -7,13 +7,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_distrl import Rainbow
+from sb3_distrl.common.loss import Loss
+
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel size and stride
 
 
 class SamePaddedConv(BaseFeaturesExtractor):
     """
     The convolutions of the Nature DQN with TensorFlow's padding "same", which Dopamine's networks have in TensorFlow and in
-    JAX: 84x84 pixels become 11x11x64 = 7,744 features instead of 7x7x64 = 3,136.
+    JAX (dopamine/jax/networks.py): 84x84 pixels become 11x11x64 = 7,744 features instead of 7x7x64 = 3,136.
 
     :param observation_space: channel-first images
     """
@@ -65,3 +68,24 @@ class DopamineWeights(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+class CrossEntropyPriorities(BaseCallback):
+    """
+    Makes the loss itself the priority of Rainbow's replay, as dopamine/jax/agents/rainbow does. It exceeds the paper's
+    Kullback-Leibler divergence, which Rainbow takes, by the entropy of the target.
+    """
+
+    model: Rainbow
+
+    def _on_training_start(self) -> None:
+        self.model.__class__ = CrossEntropyRainbow
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class CrossEntropyRainbow(Rainbow):
+    def _categorical_loss(self, *args: th.Tensor) -> Loss:
+        loss = super()._categorical_loss(*args)
+        return loss._replace(priorities=loss.losses.detach())

@@ -1,13 +1,15 @@
-"""Dopamine's network is what its framework makes of it."""
+"""Dopamine's network is what its framework makes of it, and its priorities are its losses."""
 
 import numpy as np
 import pytest
 import torch as th
-from benchmark.dopamine import DopamineWeights, SamePaddedConv
+from benchmark.dopamine import CrossEntropyPriorities, DopamineWeights, SamePaddedConv
 from gymnasium import spaces
 
-from sb3_distrl import QRDQN
+from sb3_distrl import QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from tests.common.batches import hand_made_batch, loss_of
+from tests.common.settings import make
 
 SPACE = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 
@@ -66,3 +68,21 @@ def test_initial_weights(xavier):
     model.num_timesteps = 1  # goes on
     callback.on_training_start({}, {})
     assert all(th.equal(one, other) for one, other in zip(before, model.q_net.parameters(), strict=True))
+
+
+def test_priorities(tmp_path):
+    model, batch = make(Rainbow), hand_made_batch()
+    before = loss_of(model, batch)
+    assert (before.losses - before.priorities).min() > 0.5  # the targets' entropies
+
+    seen = []
+    update = model.replay_buffer.update_priorities
+    model.replay_buffer.update_priorities = lambda indices, priorities: (seen.append(priorities), update(indices, priorities))
+    model.learn(100, callback=CrossEntropyPriorities())
+    after = loss_of(model, batch)
+    th.testing.assert_close(after.priorities, after.losses)
+    assert not after.priorities.requires_grad
+    assert seen and min(priorities.min() for priorities in seen) > 0.5
+
+    model.save(tmp_path / "model")  # a checkpoint, with which the algorithm's own class goes on
+    assert type(Rainbow.load(tmp_path / "model")) is Rainbow
