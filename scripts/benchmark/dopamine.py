@@ -70,11 +70,19 @@ class DopamineWeights(BaseCallback):
         return True
 
 
-class CrossEntropyPriorities(BaseCallback):
+class CrossEntropyRainbow(Rainbow):
     """
-    Makes the loss itself the priority of Rainbow's replay, as dopamine/jax/agents/rainbow does. It exceeds the paper's
+    Rainbow with the loss itself, the cross-entropy, as priority, as dopamine/jax/agents/rainbow has it. It exceeds the paper's
     Kullback-Leibler divergence, which Rainbow takes, by the entropy of the target.
     """
+
+    def _categorical_loss(self, *args: th.Tensor) -> Loss:
+        loss = super()._categorical_loss(*args)
+        return loss._replace(priorities=loss.losses.detach())
+
+
+class CrossEntropyPriorities(BaseCallback):
+    """Makes a Rainbow :class:`CrossEntropyRainbow`, of which ``--algo`` knows nothing; saved models remain Rainbow's."""
 
     model: Rainbow
 
@@ -83,9 +91,3 @@ class CrossEntropyPriorities(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
-
-
-class CrossEntropyRainbow(Rainbow):
-    def _categorical_loss(self, *args: th.Tensor) -> Loss:
-        loss = super()._categorical_loss(*args)
-        return loss._replace(priorities=loss.losses.detach())
