@@ -2,7 +2,11 @@
 Gradient steps of Rainbow without noisy nets, dueling and double Q-learning, beside those of Dopamine's Rainbow, which has the
 same components (dopamine/jax/agents/rainbow): same weights at first, same batches of Breakout, same importance weights.
 
-It needs both in one environment: ``pip install dopamine-rl``, and JAX and TensorFlow of its time (October 2024).
+Dopamine's last release does not import with the newest of what it asks for. An environment of its own that does::
+
+    pip install --no-deps dopamine-rl==4.1.2 baselines==0.1.5 gym==0.25.2 gym-notices
+    pip install ".[atari]" "jax[cpu]==0.4.34" flax==0.10.0 optax==0.2.3 orbax-checkpoint==0.7.0 chex==0.1.87 \\
+        tensorflow-cpu==2.18.0 tf-keras==2.18.0 tensorflow-probability==0.25.0 gin-config python-snappy pandas
 """
 
 import argparse
