@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--episodes", type=int, default=1000)
     args = parser.parse_args(arguments)
     for env_id in Suite.named(args.suite).steps:
-        print(f"{env_id}: {mean_return(env_id, args.episodes):.4g}")
+        print(f"{env_id}: {mean_return(env_id, args.episodes):.3f}")
