@@ -5,8 +5,9 @@ from typing import Any
 
 import gymnasium
 import pytest
-import yaml
 from benchmark import random_policy
+
+from tests.benchmark.suites import TRAINING, suite_file
 
 
 class Doubling(gymnasium.Env):
@@ -29,14 +30,6 @@ class Doubling(gymnasium.Env):
 def test_means_are_printed_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """MountainCar is never solved by chance: -200 are its 200 steps."""
     gymnasium.register("Doubling-v0", Doubling)
-    fields = dict(
-        measure="training",
-        window=50,
-        last=100,
-        seeds=[0],
-        steps={"Doubling-v0": 100, "MountainCar-v0": 100},
-        contenders={"A": dict(algo="dqn", entry={})},
-    )
-    (tmp_path / "made.yml").write_text("# What it shows.\n" + yaml.safe_dump(fields))
-    random_policy.main([str(tmp_path / "made.yml"), "--episodes", "3"])
+    path = suite_file(tmp_path, **{**TRAINING, "steps": {"Doubling-v0": 100, "MountainCar-v0": 100}})
+    random_policy.main([str(path), "--episodes", "3"])
     assert capsys.readouterr().out == "Doubling-v0: 40000.000\nMountainCar-v0: -200.000\n"

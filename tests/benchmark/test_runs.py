@@ -18,9 +18,9 @@ from benchmark.run import main
 from benchmark.suite import Run, Suite, names, respelled
 from benchmark.training import parts
 
+from tests.benchmark.suites import ENTRY, TRAINING, suite_file
+
 BENCHMARK = Path(__file__).resolve().parents[2] / "scripts" / "benchmark"
-ENTRY = dict(policy="MlpPolicy", learning_starts=100, buffer_size=1000, train_freq=4, policy_kwargs=dict(net_arch=[8]))
-TRAINING = dict(measure="training", window=400, seeds=[0, 3], steps={"CartPole-v1": 1200})
 EVALUATION = dict(measure="evaluation", evaluations=2, episodes=3, seeds=[0], steps={"CartPole-v1": 600})
 # One run of Rainbow, with as many gradient steps after its first checkpoint as leave time to kill it
 TO_BE_KILLED = dict(
@@ -29,13 +29,6 @@ TO_BE_KILLED = dict(
     checkpoint=500,
     contenders=dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2})),
 )
-
-
-def suite_file(folder, name="tiny", **fields):
-    fields = {"contenders": {"Rainbow": dict(algo="rainbow", entry=ENTRY), "DQN": dict(algo="dqn", entry=ENTRY)}, **fields}
-    path = folder / f"{name}.yml"
-    path.write_text(yaml.safe_dump(fields))
-    return path
 
 
 def run(folder, path, *options):

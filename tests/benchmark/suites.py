@@ -1,0 +1,19 @@
+"""Suites of little work."""
+
+import yaml
+
+ENTRY = dict(policy="MlpPolicy", learning_starts=100, buffer_size=1000, train_freq=4, policy_kwargs=dict(net_arch=[8]))
+TRAINING = dict(measure="training", window=400, seeds=[0, 3], steps={"CartPole-v1": 1200})
+
+
+def suite_file(folder, name="tiny", **fields):
+    """
+    :param folder: where it is written
+    :param name: of the suite
+    :param fields: in place of, or beside, two contenders
+    :return: path of a suite's file
+    """
+    fields = {"contenders": {"Rainbow": dict(algo="rainbow", entry=ENTRY), "DQN": dict(algo="dqn", entry=ENTRY)}, **fields}
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
