@@ -13,6 +13,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 LONGEST = (
     "test_ray.py",
     "test_learning.py",
+    "test_acceleration.py",
     "test_commands_train.py",
     "test_scripts.py",
     "test_commands_envs.py",
