@@ -59,7 +59,8 @@ def test_settings_are_compared(tmp_path: Path) -> None:
         )
         files[-1].write_text(f"CartPole-v1: {entry}\n")
     output = tmp_path / "result.md"
-    arguments = ["--algo", "iqn", "--env", "CartPole-v1", "--conf-files", *map(str, files), "--seeds", "3", "4", "--episodes", "5"]
+    arguments = ["--algo", "iqn", "--env", "CartPole-v1", "--conf-files", *map(str, files)]
+    arguments += ["--seeds", "3", "4", "--episodes", "5"]
     arguments += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
     (tmp_path / "runs" / "iqn" / "slow" / "3" / "iqn" / "CartPole-v1_1").mkdir(parents=True)  # of an interrupted run
     run_script("compare_settings.py", *arguments)
