@@ -5,7 +5,7 @@ same components (dopamine/jax/agents/rainbow): same weights at first, same batch
 Dopamine's last release does not import with the newest of what it asks for. An environment of its own that does::
 
     pip install --no-deps dopamine-rl==4.1.2 baselines==0.1.5 gym==0.25.2 gym-notices
-    pip install ".[atari]" "jax[cpu]==0.4.34" flax==0.10.0 optax==0.2.3 orbax-checkpoint==0.7.0 chex==0.1.87 \\
+    pip install ".[atari,zoo]" "jax[cpu]==0.4.34" flax==0.10.0 optax==0.2.3 orbax-checkpoint==0.7.0 chex==0.1.87 \\
         tensorflow-cpu==2.18.0 tf-keras==2.18.0 tensorflow-probability==0.25.0 gin-config python-snappy pandas
 """
 
@@ -13,24 +13,23 @@ import argparse
 import functools
 from pathlib import Path
 
-import ale_py
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark.dopamine import DopamineWeights, SamePaddedConv
+from benchmark.suite import Suite, respelled
 from dopamine.jax.agents.dqn.dqn_agent import create_optimizer
 from dopamine.jax.agents.rainbow import rainbow_agent
 from dopamine.jax.networks import RainbowNetwork
+from rl_zoo3.utils import get_callback_list, get_wrapper_class
 from settings import machine, versions, write_report
-from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
 from sb3_distrl import Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 
-LEARNING_RATE, EPS, GAMMA, N_STEPS, N_ATOMS, V_MAX = 6.25e-5, 1.5e-4, 0.99, 3, 51, 10.0
+ALGO, ENV_ID = "Rainbow without noisy, dueling, double", "ALE/Breakout-v5"
+NOT_THE_MODELS = {"n_timesteps", "env_kwargs", "env_wrapper", "frame_stack", "callback"}
 Params = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
@@ -40,40 +39,13 @@ def make_model(seed: int, steps: int) -> Rainbow:
     :param steps: random ones, to fill replay
     :return: with the settings of the suite ``atari1m``, before its first gradient step
     """
-    gymnasium.register_envs(ale_py)
-    env = make_vec_env(
-        "ALE/Breakout-v5",
-        seed=seed,
-        env_kwargs=dict(frameskip=1, repeat_action_probability=0.25),
-        wrapper_class=lambda game: ClipRewardEnv(WarpFrame(MaxAndSkipEnv(game))),
-    )
-    model = Rainbow(
-        "CnnPolicy",
-        VecTransposeImage(VecFrameStack(env, 4)),
-        seed=seed,
-        device="cpu",
-        buffer_size=steps,
-        learning_starts=steps,
-        learning_rate=LEARNING_RATE,
-        gamma=GAMMA,
-        n_steps=N_STEPS,
-        double_q=False,
-        alpha=0.5,
-        beta_initial=0.5,
-        beta_final=0.5,
-        max_grad_norm=float("inf"),
-        policy_kwargs=dict(
-            features_extractor_class=SamePaddedConv,
-            net_arch=[512],
-            noisy=False,
-            dueling=False,
-            n_atoms=N_ATOMS,
-            v_min=-V_MAX,
-            v_max=V_MAX,
-            optimizer_kwargs=dict(eps=EPS),
-        ),
-    )
-    model.learn(steps, callback=DopamineWeights())
+    settings = respelled(Suite.named("atari1m").settings(ALGO, ENV_ID))
+    wrapper = get_wrapper_class(settings)
+    env = make_vec_env(ENV_ID, seed=seed, env_kwargs=settings["env_kwargs"], wrapper_class=wrapper)
+    of_model = {name: value for name, value in settings.items() if name not in NOT_THE_MODELS}
+    of_model.update(buffer_size=steps, learning_starts=steps)
+    model = Rainbow(env=VecTransposeImage(VecFrameStack(env, settings["frame_stack"])), seed=seed, device="cpu", **of_model)
+    model.learn(steps, callback=get_callback_list(settings))
     return model
 
 
@@ -100,12 +72,12 @@ def largest(a: Params, b: Params) -> float:
 def sample(model: Rainbow) -> PrioritizedReplayBufferSamples:
     """
     :param model: from whose replay
-    :return: 32 transitions of N_STEPS, or up to the end of a game; the newest, which have fewer, are not in Dopamine's replay
+    :return: transitions of ``n_steps``, or up to the end of a game; the newest, which have fewer, are not in Dopamine's replay
     """
     assert isinstance(model.replay_buffer, PrioritizedReplayBuffer)
     while True:
-        batch = model.replay_buffer.sample(32, beta=model.beta)
-        if np.isclose(batch.discounts[batch.dones == 0], GAMMA**N_STEPS).all():
+        batch = model.replay_buffer.sample(model.batch_size, beta=model.beta)
+        if np.isclose(batch.discounts[batch.dones == 0], model.gamma**model.n_steps).all():
             return batch
 
 
@@ -118,8 +90,10 @@ def compare(seed: int, fill: int, steps: int) -> list[str]:
     """
     model = make_model(seed, fill)
     model.policy.set_training_mode(True)
-    network = functools.partial(RainbowNetwork, num_atoms=N_ATOMS)(num_actions=4)
-    optimizer, support = create_optimizer("adam", LEARNING_RATE, eps=EPS), jnp.linspace(-V_MAX, V_MAX, N_ATOMS)
+    options = model.policy_kwargs
+    network = functools.partial(RainbowNetwork, num_atoms=options["n_atoms"])(num_actions=4)
+    optimizer = create_optimizer("adam", model.learning_rate, eps=options["optimizer_kwargs"]["eps"])
+    support = jnp.linspace(options["v_min"], options["v_max"], options["n_atoms"])
     target = theirs = dopamines(model)
     state, lines = optimizer.init(theirs), []
     for step in range(1, steps + 1):
@@ -131,7 +105,7 @@ def compare(seed: int, fill: int, steps: int) -> list[str]:
         actions, rewards, dones, weights = (x.numpy().squeeze(1) for x in (raw.actions, raw.rewards, raw.dones, raw.weights))
         transitions = (obs, actions, next_obs, rewards, dones, weights)
         state, theirs, their_losses, _ = rainbow_agent.train(
-            network, theirs, target, optimizer, state, *transitions, support, GAMMA**N_STEPS
+            network, theirs, target, optimizer, state, *transitions, support, model.gamma**model.n_steps
         )
         ours, difference = dopamines(model), np.abs(np.asarray(their_losses) - losses).max()
         lines.append(f"| {seed} | {step} | {difference:.1e} | {largest(ours, target):.1e} | {largest(ours, theirs):.1e} |")
