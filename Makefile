@@ -7,7 +7,7 @@ WHEEL_VENV = build/wheel-venv
 STAMP = $(VENV)/.complete
 ENV ?= CartPole-v1
 STEPS ?=
-LINT_PATHS = sb3_distrl tests scripts
+LINT_PATHS = sb3_distrl tests scripts docs
 
 .PHONY: help demo test lint type format check docs wheel clean
 
@@ -44,7 +44,7 @@ check: lint type
 	$(BIN)/ruff format --check $(LINT_PATHS)
 
 docs: $(STAMP)
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html scripts/docs build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 wheel:
 	bash scripts/check_wheel.sh $(PYTHON) $(WHEEL_VENV)

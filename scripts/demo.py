@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from settings import ROOT, is_atari
+from shared import ROOT, is_atari
 
 ENV = "CartPole-v1"
 SOLVED = 475  # mean return from which on Gymnasium calls CartPole-v1 solved

@@ -2,9 +2,9 @@
 
 import sys
 
-import blind_cliffwalk as cliffwalk
 import numpy as np
 import pytest
+from replay import blind_cliffwalk as cliffwalk
 
 
 def test_true_q_of_three_states():

@@ -1,7 +1,7 @@
-"""Rainbow learns what it would not with a wrong target, weight or projection (see scripts/results/learning_check.md)."""
+"""Rainbow learns what it would not with a wrong target, weight or projection (see scripts/learning/results/regressions.md)."""
 
 import pytest
-from learning_check import CHECKS, MUTATIONS, learn_corridors, mutated
+from learning.regressions import CHECKS, MUTATIONS, learn_corridors, mutated
 
 
 @pytest.mark.parametrize("check", CHECKS)

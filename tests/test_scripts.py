@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from statistics import NormalDist
 
-import adam_eps
-import calibration
 import numpy as np
 import pytest
-import risky_choice
 import torch as th
+from distributions import calibration, risky_choice
+from learning import adam_eps
 from PIL import Image
 from stable_baselines3 import DQN
 
@@ -20,14 +19,15 @@ from sb3_distrl import IQN, QRDQN, Rainbow
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_script(name: str, *arguments: str) -> str:
+def run_script(command: str, *arguments: str) -> str:
     """
-    :param name: of a file in scripts/
+    :param command: what follows ``python scripts/``
     :param arguments: of its command line
     :return: what it printed
     """
-    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    script, *name = command.split()
+    line = [sys.executable, str(ROOT / "scripts" / script), *name, *arguments]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -45,7 +45,7 @@ def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
 
 
 def test_pong_from_pixels() -> None:
-    printed = run_script("pong.py", "--steps", "200", "--buffer-size", "400", "--learning-starts", "160", "--games", "0")
+    printed = run_script("speed pong", "--steps", "200", "--buffer-size", "400", "--learning-starts", "160", "--games", "0")
     assert "200 steps, 10 gradient steps" in printed
     assert "loaded model acts the same: True" in printed
 
@@ -63,19 +63,19 @@ def test_settings_are_compared(tmp_path: Path) -> None:
     arguments += ["--seeds", "3", "4", "--episodes", "5"]
     arguments += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
     (tmp_path / "runs" / "iqn" / "slow" / "3" / "iqn" / "CartPole-v1_1").mkdir(parents=True)  # of an interrupted run
-    run_script("compare_settings.py", *arguments)
+    run_script("learning compare_settings", *arguments)
     rows = [line for line in output.read_text().splitlines() if line.startswith(("| slow.yml", "| fast.yml"))]
     assert [row.split(" | ")[1] for row in rows] == ["3", "4"] * 2
     models = sorted((tmp_path / "runs").glob("iqn/*/*/iqn/CartPole-v1_1/CartPole-v1.zip"))
     assert [IQN.load(model).learning_rate(1.0) for model in models] == [1e-3, 1e-3, 1e-5, 1e-5]
     before = [model.stat().st_mtime for model in models]
-    run_script("compare_settings.py", *arguments)  # goes on where it was: nothing is left to train
+    run_script("learning compare_settings", *arguments)  # goes on where it was: nothing is left to train
     assert [model.stat().st_mtime for model in models] == before
 
 
 def test_collection_speed(tmp_path: Path) -> None:
     output = tmp_path / "result.md"
-    run_script("collection_speed.py", "--steps", "3", "--rounds", "2", "--n-envs", "2", "--output", str(output))
+    run_script("speed collection", "--steps", "3", "--rounds", "2", "--n-envs", "2", "--output", str(output))
     text = output.read_text()
     rows = [
         line.split(" | ")[0].removeprefix("| ")
@@ -90,7 +90,7 @@ def test_speed_is_compared_with_installed_peers(tmp_path: Path) -> None:
     output = tmp_path / "speed.md"
     arguments = ["--threads", "1", "--rounds", "2", "--steps", "1", "--buffer", "200", "--output", str(output)]
     arguments += ["--parts", "learner", "end-to-end", "--families", "rainbow", "--pong-rounds", "1", "--pong-steps", "8"]
-    run_script("benchmark_speed.py", *arguments, "--contenders", "sb3_distrl", "CleanRL")
+    run_script("speed gradient_steps", *arguments, "--contenders", "sb3_distrl", "CleanRL")
     result = output.read_text()
     assert "CleanRL is left out: give the path of its rainbow_atari.py" in result
     assert result.count("| sb3_distrl |") == 2  # a gradient step, and Pong
@@ -99,13 +99,13 @@ def test_speed_is_compared_with_installed_peers(tmp_path: Path) -> None:
 def test_memory_is_compared(tmp_path: Path) -> None:
     output = tmp_path / "speed.md"
     arguments = ["--parts", "memory", "--families", "dqn", "--buffer", "200", "--output", str(output)]
-    run_script("benchmark_speed.py", *arguments, "--contenders", "SB3 DQN")
+    run_script("speed gradient_steps", *arguments, "--contenders", "SB3 DQN")
     assert "| dqn | SB3 DQN |" in output.read_text()
 
 
 def test_bare_floor_of_every_family() -> None:
     arguments = ["--rounds", "1", "--steps", "1", "--batch-size", "3", "--ways", "floor*bf16"]
-    printed = run_script("speed_floor.py", *arguments)
+    printed = run_script("speed floor", *arguments)
     rows = [line.split(" ms")[0].rsplit(maxsplit=1)[0] for line in printed.splitlines() if line.startswith("floor")]
     assert rows == ["floor, bf16"] * 4
 
@@ -113,7 +113,7 @@ def test_bare_floor_of_every_family() -> None:
 def test_overlap_speed(tmp_path: Path) -> None:
     output = tmp_path / "overlap.md"
     arguments = ["--tasks", "5 ms of sleep, SubprocVecEnv", "--n-envs", "2", "--steps", "10", "--rounds", "2"]
-    run_script("overlap_speed.py", *arguments, "--output", str(output))
+    run_script("speed overlap", *arguments, "--output", str(output))
     text = output.read_text()
     assert "2 environments" in text and text.count("the longest of collection, training") == 2
 
@@ -122,7 +122,7 @@ def test_learning_is_compared(tmp_path: Path) -> None:
     output = tmp_path / "learning.md"
     arguments = ["--env", "CartPole-v1", "--steps", "1100", "--train-freq", "4", "--seeds", "1", "2", "--episodes", "1"]
     variants = ["--variants", "overlap", "overlap, bf16", "--runs", str(tmp_path / "runs")]
-    run_script("learning_unchanged.py", *arguments, *variants, "--output", str(output))
+    run_script("learning accelerated", *arguments, *variants, "--output", str(output))
     rows = [line for line in output.read_text().splitlines() if line.startswith("| overlap")]
     assert len(rows) == 2 and all(row.count("±") == 2 for row in rows)
 
@@ -161,7 +161,7 @@ def test_calibration(tmp_path: Path) -> None:
     for seed in range(2):
         model.save(tmp_path / f"qrdqn_CartPole-v1_{seed}")
     arguments = ["--env", "CartPole-v1", "--algos", "qrdqn", "--seeds", "0", "1", "--episodes", "3", "--models", str(tmp_path)]
-    printed = run_script("calibration.py", *arguments, "--output", str(tmp_path / "result.md"))
+    printed = run_script("distributions calibration", *arguments, "--output", str(tmp_path / "result.md"))
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith(("| QRDQN", "| **QRDQN"))]
     assert [row[0].strip() for row in rows] == ["QRDQN, seed 0", "QRDQN, seed 1", "**QRDQN, 2 seeds**"] * 2
     first, second, both = (row[-1] for row in rows[:3])  # their errors
@@ -184,7 +184,7 @@ def test_adam_eps_reads_the_gradients_of_a_saved_model(tmp_path: Path) -> None:
     arguments = [f"DQN={tmp_path / 'model.zip'}", "--output", str(tmp_path / "result.md")]
     speed, none = (sizes / (sizes + eps)).median(), f"{(sizes < 1e-8).float().mean():.0%}"  # eps is 1e-8, too
     row = f"| DQN | 0.003 | 1e-08 | {sizes.median():.2g} | {speed:.2g} | {none} | {none} |"
-    assert row in run_script("adam_eps.py", *arguments)
+    assert row in run_script("learning adam_eps", *arguments)
 
     DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(optimizer_class=th.optim.RMSprop)).save(tmp_path / "other")
     with pytest.raises(ValueError, match="has no estimates of Adam: name a model that was trained with it"):

@@ -279,7 +279,7 @@ def write(suite: Suite, folder: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """:param arguments: of the command line"""
-    parser = argparse.ArgumentParser(prog="benchmark report", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", help=f"{', '.join(names())}, or a YAML file like theirs")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the tables")
     args = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from settings import ROOT, processor, versions
+from shared import ROOT, processor, versions
 
 from benchmark.suite import Run, Suite, respelled
 from benchmark.training import parts

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from settings import ROOT
+from shared import ROOT
 from tqdm import tqdm
 
 from benchmark.results import Results, rows_of
@@ -34,7 +34,7 @@ def completed(futures: dict[Future[float], Run], bar: tqdm, suite: Suite, folder
 
 def main(arguments: list[str]) -> None:
     """:param arguments: of the command line"""
-    parser = argparse.ArgumentParser(prog="benchmark run", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", help=f"{', '.join(names())}, or a YAML file like theirs")
     parser.add_argument("--algos", nargs="+", help="only these contenders")
     parser.add_argument("--envs", nargs="+", help="only these environments")

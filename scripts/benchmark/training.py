@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 from rl_zoo3.utils import ALGOS
-from settings import ROOT
+from shared import ROOT
 
 from benchmark.suite import Run, Suite
 from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint, steps_of
