@@ -4,8 +4,8 @@ import copy
 import importlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
@@ -13,9 +13,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.distributed import ApeX
 from sb3_distrl.zoo import register
-
-if TYPE_CHECKING:
-    from sb3_distrl.zoo.experiment import Experiment
 
 
 def has_actors(algo: str) -> bool:
@@ -34,7 +31,7 @@ class ActorEnvMaker:
     :param n_envs: of each actor
     """
 
-    def __init__(self, experiment: "Experiment", n_envs: int) -> None:
+    def __init__(self, experiment: ExperimentManager, n_envs: int) -> None:
         self.experiment = copy.copy(experiment)
         self.experiment.callbacks = []  # which have environments for evaluation
         self.experiment.verbose = 0
