@@ -15,7 +15,7 @@ help:
 	@echo "make demo               train Rainbow on CartPole-v1 with sb3-distrl, evaluate, draw the learning curve"
 	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
 	@echo "make test               run the tests"
-	@echo "make lint type format check        ruff, mypy, reformat, all checks without changing files"
+	@echo "make lint type format check        ruff and import-linter, mypy, reformat, all checks without changing files"
 	@echo "make docs               build the API documentation into build/docs"
 	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
 
@@ -32,6 +32,7 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(LINT_PATHS)
+	$(BIN)/lint-imports --no-logo
 
 type: $(STAMP)
 	$(BIN)/mypy
