@@ -1,5 +1,6 @@
 """What a replay buffer keeps, and how it is added: the transitions of each environment in a ring of its own."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class TransitionBuffer(ReplayBuffer):
     The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described, and the masses
     that they are drawn by.
 
-    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`extend`).
+    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`add_block`).
     """
 
     alpha: float
@@ -151,7 +152,7 @@ class TransitionBuffer(ReplayBuffer):
 
     def block(self, priorities: np.ndarray | None = None) -> Block:
         """
-        All transitions since :meth:`start_block`, for :meth:`extend` of another buffer.
+        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
 
         :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other one has seen
         :return: them, in the buffer's own arrays, which the next block does not use
@@ -160,7 +161,20 @@ class TransitionBuffer(ReplayBuffer):
         actions, rewards, dones, timeouts = (vars(self)[name][:steps] for name in ROW_ARRAYS)
         return Block(actions, rewards, dones, timeouts, self.stored.blocks(), priorities)
 
-    def extend(self, envs: np.ndarray, block: Block) -> None:
+    def extend(self, *args: Any) -> None:  # type: ignore[override]
+        """
+        Add transitions one after another, such as demonstrations, as SB3's buffers do.
+
+        :param args: ``obs, next_obs, actions, rewards, dones, infos``, each with what :meth:`add` takes of each time step
+        :raises ValueError: as :meth:`add`, or if they are of different lengths
+        """
+        if len(args) == 2 and isinstance(args[1], Block):
+            warnings.warn("extend(envs, block) is now add_block(envs, block).", DeprecationWarning, stacklevel=2)
+            self.add_block(*args)
+        else:
+            super().extend(*args)
+
+    def add_block(self, envs: np.ndarray, block: Block) -> None:
         """
         Add T transitions of each of E environments at once. As in :meth:`add`, what does not go on with the environment's
         last observation starts a new episode, and so does what :meth:`end_episodes` was called before.
