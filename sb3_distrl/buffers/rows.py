@@ -1,30 +1,52 @@
 """The rows of a replay buffer: what is kept of each transition, how much memory that takes, and how it is saved."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_distrl.buffers.observations import Observations, Storages, nbytes
-from sb3_distrl.buffers.storage import NEXT, OBS
+from sb3_distrl.buffers.storage import NEXT, OBS, RowArray, unallocated
 from sb3_distrl.buffers.sum_tree import SumTree
 from sb3_distrl.checks import check_memory
 
 FORMAT = 2  # of a saved buffer; another one cannot be loaded
-ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
 
 class RowBuffer(ReplayBuffer):
     """
     The memory of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described: rows of transitions,
     and the tree of the masses that they are drawn by. It is taken with the first transition.
+
+    A subclass keeps more of each transition by a longer :attr:`row_arrays` and :meth:`row_values`::
+
+        class Curious(PrioritizedReplayBuffer):
+            row_arrays = {**PrioritizedReplayBuffer.row_arrays, "intrinsic": RowArray(np.float32)}
+
+            def row_values(self, obs, next_obs, action, reward, done, infos):
+                values = super().row_values(obs, next_obs, action, reward, done, infos)
+                return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
+
+    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved and sent in blocks like the rewards, and
+    ``buffer.intrinsic.reshape(-1)[batch.indices]`` is that of a sampled batch.
     """
+
+    #: what is kept of each transition beside actions and observations, whose types and shapes are those of their spaces
+    row_arrays: ClassVar[dict[str, RowArray]] = {
+        "rewards": RowArray(np.float32),
+        "_dones": RowArray(np.bool_),
+        "timeouts": RowArray(np.bool_),
+    }
+    _dones: np.ndarray
 
     def reset(self) -> None:
         """Forget all transitions, and give their memory back."""
         super().reset()
         self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, self.optimize_memory_usage)
         self._added = np.zeros(self.n_envs, dtype=np.int64)  # rows of each environment, since the first
+        self._set_row_arrays(unallocated)
 
     def check_memory(self) -> None:
         """
@@ -37,9 +59,9 @@ class RowBuffer(ReplayBuffer):
     def _check_memory(self, storages: Storages) -> None:
         observation_bytes, fixed_bytes = (nbytes(storages, rows) for rows in (self.buffer_size, 0))
         slots = self.buffer_size * self.n_envs
-        slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
+        row_bytes = sum(vars(self)[name].nbytes for name in self._row_names) + slots * 8  # and masses
         remedy = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
-        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, remedy)
+        check_memory("buffer_size", slots, observation_bytes + row_bytes, fixed_bytes, remedy)
 
     def _allocate(self, storages: Storages) -> None:
         """:param storages: for the observations"""
@@ -49,11 +71,19 @@ class RowBuffer(ReplayBuffer):
         self.stored.allocate(storages)
 
     def _allocate_rows(self) -> None:
-        shape = (self.buffer_size, self.n_envs)
-        self.actions = np.zeros((*shape, self.action_dim), dtype=self._maybe_cast_dtype(self.action_space.dtype))
-        self.rewards = np.zeros(shape, dtype=np.float32)
-        self._dones = np.zeros(shape, dtype=bool)
-        self.timeouts = np.zeros(shape, dtype=bool)
+        self._set_row_arrays(np.zeros)
+
+    @property
+    def _row_names(self) -> list[str]:
+        """Of all arrays with an entry for each transition."""
+        return ["actions", *self.row_arrays]
+
+    def _set_row_arrays(self, make: Callable[[tuple[int, ...], DTypeLike], np.ndarray]) -> None:
+        """:param make: an array of zeros"""
+        dtype = self._maybe_cast_dtype(self.action_space.dtype)
+        actions = RowArray(dtype, (self.action_dim,))  # type: ignore[arg-type]
+        for name, row in zip(self._row_names, (actions, *self.row_arrays.values()), strict=True):
+            vars(self)[name] = make((self.buffer_size, self.n_envs, *row.shape), row.dtype)
 
     def size(self) -> int:
         """:return: rows of the environment that has filled most"""
@@ -79,14 +109,21 @@ class RowBuffer(ReplayBuffer):
         return self.stored.arrays(NEXT)
 
     def __getstate__(self) -> dict[str, Any]:
-        filled = {name: vars(self)[name][: self.size()] for name in ROW_ARRAYS if self.stored.allocated}
+        filled = {name: vars(self)[name][: self.size()] for name in self._row_names}
         return {"format": FORMAT, **vars(self), **filled}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state.pop("format", None) != FORMAT:
             raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
+        filled = {name: state.pop(name) for name in self._row_names if name in state}
         vars(self).update(state)
-        if self.stored.allocated:
-            self._allocate_rows()
-            for name in ROW_ARRAYS:
-                vars(self)[name][: self.size()] = state[name]
+        self._set_row_arrays(np.zeros if self.stored.allocated else unallocated)
+        if not self.stored.allocated:
+            return
+        if missing := [name for name in self._row_names if name not in filled]:
+            raise ValueError(
+                f"The buffer was saved without {missing}, which {type(self).__name__} keeps of each transition: load it "
+                "with the class that saved it, or fill a new buffer."
+            )
+        for name, array in filled.items():
+            vars(self)[name][: self.size()] = array

@@ -7,9 +7,11 @@ import numpy as np
 
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.buffers.observations import REMEDY, Obs
-from sb3_distrl.buffers.rows import ROW_ARRAYS, RowBuffer
+from sb3_distrl.buffers.rows import RowBuffer
 from sb3_distrl.checks import check_array, check_at_least, check_finite
 
+# Of add, by what is kept of them
+ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -60,7 +62,10 @@ class TransitionBuffer(RowBuffer):
         :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
         :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
         """
-        check_finite("reward", np.asarray(reward), REMEDY)
+        given = self.row_values(obs, next_obs, action, reward, done, infos)
+        values = {name: np.asarray(value) for name, value in given.items()}
+        for name, value in values.items():
+            check_finite(ARGUMENTS.get(name, name), value, REMEDY)
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
@@ -70,13 +75,30 @@ class TransitionBuffer(RowBuffer):
         continues = self.stored.continues(envs, obs)
         self._end_interrupted(envs[~continues])
 
-        truncated = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
-        self.actions[rows, envs] = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        self.rewards[rows, envs] = reward
-        self._dones[rows, envs] = done
-        self.timeouts[rows, envs] = truncated
+        for name, value in values.items():
+            vars(self)[name][rows, envs] = value
         self.stored.add(rows, envs, obs, next_obs, continues)
         self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
+
+    def row_values(
+        self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """
+        What is kept of a transition of each environment, beside observations; a subclass adds what its :attr:`row_arrays` add.
+
+        :param obs: as :meth:`add` was given it, like all others
+        :param next_obs: see there
+        :param action: see there
+        :param reward: see there
+        :param done: see there
+        :param infos: see there
+        :return: for actions and each of the ``row_arrays``, shape [n_envs, ...]
+        """
+        timeouts = [False] * self.n_envs
+        if self.handle_timeout_termination:
+            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        actions = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        return {"actions": actions, "rewards": reward, "_dones": done, "timeouts": timeouts}
 
     def start_block(self) -> None:
         """Forget all transitions, and keep those that come, of ``buffer_size`` at the most, for :meth:`block`."""
@@ -91,8 +113,7 @@ class TransitionBuffer(RowBuffer):
         :return: them, in the buffer's own arrays, which the next block does not use
         """
         steps = self.size()
-        actions, rewards, dones, timeouts = (vars(self)[name][:steps] for name in ROW_ARRAYS)
-        return Block(actions, rewards, dones, timeouts, self.stored.blocks(), priorities)
+        return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.blocks(), priorities)
 
     def extend(self, *args: Any) -> None:  # type: ignore[override]
         """
@@ -124,8 +145,8 @@ class TransitionBuffer(RowBuffer):
         rows = self._begin_adding(envs, steps)
         continues = self.stored.continues(envs, self.stored.first(block.observations))
         self._end_interrupted(envs[~continues])
-        for name, array in zip(ROW_ARRAYS, block, strict=False):
-            vars(self)[name][rows, envs] = array
+        for name in self._row_names:
+            vars(self)[name][rows, envs] = block.arrays[name]
         self.stored.extend(rows, envs, block.observations, continues)
         self._finish_adding(envs, rows, masses)
 
@@ -136,12 +157,12 @@ class TransitionBuffer(RowBuffer):
         :raises ValueError: if it does not fit: an array of another shape or type, an action that there is not, or a number
             that is not finite
         """
+        if block.arrays.keys() != set(self._row_names):
+            raise ValueError(f"A block has {list(block.arrays)} and should have {self._row_names}.")
         steps = len(block.rewards)
-        actions_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))  # type: ignore[arg-type]
-        check_array("actions", block.actions, (steps, n_envs, self.action_dim), actions_dtype)
-        check_array("rewards", block.rewards, (steps, n_envs), np.dtype(np.float32))
-        check_array("dones", block.dones, (steps, n_envs), np.dtype(bool))
-        check_array("timeouts", block.timeouts, (steps, n_envs), np.dtype(bool))
+        for name, array in block.arrays.items():
+            own = vars(self)[name]
+            check_array(name.removeprefix("_"), array, (steps, n_envs, *own.shape[2:]), own.dtype)
         if block.priorities is not None:
             check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
         for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):

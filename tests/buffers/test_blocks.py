@@ -124,6 +124,10 @@ def test_a_block_with_more_frames_than_a_ring_holds():
     assert batch.next_observations.numpy().tobytes() == expected.next_observations.numpy().tobytes()
 
 
+def changed(block, **arrays):
+    return block._replace(arrays={**block.arrays, **arrays})
+
+
 def test_what_is_no_block_of_the_environments_is_refused():
     stream = Stream({"": VECTOR}, 2, False, 0)
     buffer = Stream.make_buffer({"": VECTOR}, 40, 2, False)
@@ -133,11 +137,11 @@ def test_what_is_no_block_of_the_environments_is_refused():
     nan = block.rewards.copy()
     nan[1, 1] = np.nan
     wrong = {
-        "rewards=nan is not finite": block._replace(rewards=nan),
-        "rewards of shape": block._replace(rewards=block.rewards[:, :1]),
-        "actions=": block._replace(actions=block.actions + 9),
-        "actions of shape": block._replace(actions=block.actions[..., 0]),
-        "dones of shape": block._replace(dones=block.dones.astype(float)),
+        "rewards=nan is not finite": changed(block, rewards=nan),
+        "rewards of shape": changed(block, rewards=block.rewards[:, :1]),
+        "actions=": changed(block, actions=block.actions + 9),
+        "actions of shape": changed(block, actions=block.actions[..., 0]),
+        "dones of shape": changed(block, _dones=block.dones.astype(float)),
         "priorities=inf": block._replace(priorities=block.priorities * np.inf),
         "observations=nan": block._replace(observations={"": whole._replace(observations=whole.observations * np.nan)}),
         "observations of shape": block._replace(observations={"": whole._replace(next_observations=whole[1][..., :2])}),
