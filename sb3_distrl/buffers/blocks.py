@@ -32,18 +32,38 @@ StoredBlock = WholeBlock | FrameBlock
 
 
 class Block(NamedTuple):
-    """T steps of E environments: actions of shape [T, E, action_dim], observations of each key, and all others [T, E]."""
+    """
+    T steps of E environments: the arrays of the buffer's rows by name, shape [T, E, ...], the observations of each key, and
+    priorities, shape [T, E].
+    """
 
-    actions: np.ndarray
-    rewards: np.ndarray
-    dones: np.ndarray
-    timeouts: np.ndarray
+    arrays: dict[str, np.ndarray]
     observations: dict[str, StoredBlock]
     priorities: np.ndarray | None
 
+    @property
+    def actions(self) -> np.ndarray:
+        """Shape [T, E, action_dim]."""
+        return self.arrays["actions"]
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Shape [T, E]."""
+        return self.arrays["rewards"]
+
+    @property
+    def dones(self) -> np.ndarray:
+        """Whether episodes ended there, terminated or truncated, shape [T, E]."""
+        return self.arrays["_dones"]
+
+    @property
+    def timeouts(self) -> np.ndarray:
+        """Whether they were truncated there, shape [T, E]."""
+        return self.arrays["timeouts"]
+
     def nbytes(self) -> int:
         """:return: of all arrays"""
-        arrays = [*self[:4], *([] if self.priorities is None else [self.priorities])]
+        arrays = [*self.arrays.values(), *([] if self.priorities is None else [self.priorities])]
         for part in self.observations.values():
             arrays += [*part] if isinstance(part, WholeBlock) else [*part.slices, part.newest]
         return sum(array.nbytes for array in arrays)

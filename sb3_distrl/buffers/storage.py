@@ -1,14 +1,36 @@
 """Where a replay buffer keeps observations; here, each in whole."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sb3_distrl.buffers.blocks import StoredBlock, WholeBlock
 from sb3_distrl.checks import check_array
 
 OBS, NEXT = 0, 1  # which of a transition's two observations is meant
+
+
+class RowArray(NamedTuple):
+    """
+    What a replay buffer keeps of each transition in an array of its own, shape [rows, n_envs, *shape].
+
+    :param dtype: of the array
+    :param shape: of what is kept of one transition; by default a single number
+    """
+
+    dtype: DTypeLike
+    shape: tuple[int, ...] = ()
+
+
+def unallocated(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """
+    :param shape: of an array that is not needed yet
+    :param dtype: of the array
+    :return: zeros that take no memory, and cannot be written to
+    """
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 class ObservationStorage(ABC):
@@ -219,7 +241,7 @@ class WholeStorage(ObservationStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         filled_arrays = state.pop("arrays")
         vars(self).update(state)
-        self.allocate()
+        WholeStorage.allocate(self)  # not what a subclass makes of it, whose own arrays were saved as a whole
         for array, filled in zip(self.arrays, filled_arrays, strict=True):
             array[: self.filled] = filled
 

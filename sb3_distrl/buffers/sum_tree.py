@@ -134,8 +134,12 @@ class SumTree:
             raise ValueError("The sum tree is broken: a sum is not that of its masses.")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"capacity": self.capacity, "masses": self.masses.reshape(-1)[: self.capacity]}
+        sums = ("blocks", "groups")
+        rest = {name: value for name, value in vars(self).items() if name not in sums}
+        return {**rest, "masses": self.masses.reshape(-1)[: self.capacity]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["capacity"])  # type: ignore[misc]
-        self.update(np.arange(self.capacity), state["masses"])
+        masses = state.pop("masses")
+        vars(self).update(state)
+        SumTree.__init__(self, self.capacity)  # a subclass may take other arguments
+        self.update(np.arange(self.capacity), masses)

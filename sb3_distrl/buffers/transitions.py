@@ -1,27 +1,26 @@
-"""What a replay buffer keeps, and how it is added: the transitions of each environment in a ring of its own."""
+"""How transitions are added to a replay buffer: those of each environment in a ring of its own."""
 
+import warnings
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_distrl.buffers.blocks import Block
-from sb3_distrl.buffers.observations import REMEDY, Obs, Observations, Storages, nbytes
-from sb3_distrl.buffers.storage import NEXT, OBS
-from sb3_distrl.buffers.sum_tree import SumTree
-from sb3_distrl.checks import check_array, check_at_least, check_finite, check_memory
+from sb3_distrl.buffers.observations import REMEDY, Obs
+from sb3_distrl.buffers.rows import RowBuffer
+from sb3_distrl.checks import check_array, check_at_least, check_finite
 
+# Of add, by what is kept of them
+ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
 LARGEST = float(np.finfo(np.float32).max)
-FORMAT = 2  # of a saved buffer; another one cannot be loaded
-ROW_ARRAYS = ("actions", "rewards", "_dones", "timeouts")
 
 
-class TransitionBuffer(ReplayBuffer):
+class TransitionBuffer(RowBuffer):
     """
     The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described, and the masses
     that they are drawn by.
 
-    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`extend`).
+    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`add_block`).
     """
 
     alpha: float
@@ -30,82 +29,19 @@ class TransitionBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions and priorities, and give their memory back."""
         super().reset()
-        self.stored = Observations(self.observation_space, self.buffer_size, self.n_envs, self.optimize_memory_usage)
         self.max_priority = 1.0
         self._changing: tuple[np.ndarray, int] | None = None  # inside of what must not be left half done: whose rows, how many
-        self._added = np.zeros(self.n_envs, dtype=np.int64)  # rows of each environment, since the first
         self._oldest = np.zeros(self.n_envs, dtype=np.int64)  # the row of each environment's oldest transition, counted alike
         self._all_envs = np.arange(self.n_envs)
 
-    # Memory
-
-    def check_memory(self) -> None:
-        """
-        :raises ValueError: if the buffer is not allocated yet and there is less memory than it needs, as far as one can tell
-            before the first observations
-        """
-        if not self.stored.allocated:
-            self._check_memory(self.stored.storages_for())
-
-    def _check_memory(self, storages: Storages) -> None:
-        observation_bytes, fixed_bytes = (nbytes(storages, rows) for rows in (self.buffer_size, 0))
-        slots = self.buffer_size * self.n_envs
-        slot_bytes = self.action_dim * np.dtype(self.action_space.dtype).itemsize + 4 + 2 + 8  # and reward, flags, mass
-        remedy = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True"
-        check_memory("buffer_size", slots, observation_bytes + slots * slot_bytes, fixed_bytes, remedy)
-
-    def _allocate(self, storages: Storages) -> None:
-        """:param storages: for the observations"""
-        self._check_memory(storages)
-        self._allocate_rows()
-        self.tree = SumTree(self.buffer_size * self.n_envs)
-        self.stored.allocate(storages)
-
-    def _allocate_rows(self) -> None:
-        shape = (self.buffer_size, self.n_envs)
-        self.actions = np.zeros((*shape, self.action_dim), dtype=self._maybe_cast_dtype(self.action_space.dtype))
-        self.rewards = np.zeros(shape, dtype=np.float32)
-        self._dones = np.zeros(shape, dtype=bool)
-        self.timeouts = np.zeros(shape, dtype=bool)
-
-    def size(self) -> int:
-        """:return: rows of the environment that has filled most"""
-        return int(min(self._added.max(), self.buffer_size))
-
-    @property
-    def dones(self) -> np.ndarray:  # type: ignore[override]
-        """
-        Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
-
-        It is a copy: SB3's learn() makes terminations of the last transitions where memory is optimised (its issue 46).
-        """
-        return self._dones.copy()
-
-    @property
-    def observations(self) -> Any:  # type: ignore[override]
-        """SB3's array, shape [rows, n_envs, ...], or a dict of them; not with ``optimize_memory_usage``."""
-        return self.stored.arrays(OBS)
-
-    @property
-    def next_observations(self) -> Any:  # type: ignore[override]
-        """Like :attr:`observations`."""
-        return self.stored.arrays(NEXT)
-
     def __getstate__(self) -> dict[str, Any]:
         self._recover()
-        filled = {name: vars(self)[name][: self.size()] for name in ROW_ARRAYS if self.stored.allocated}
-        return {"format": FORMAT, **vars(self), **filled}
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state.pop("format", None) != FORMAT:
-            raise ValueError("The buffer was saved by another version of sb3_distrl: use that version, or fill a new buffer.")
-        vars(self).update(state)
-        if self.stored.allocated:
-            self._allocate_rows()
-            for name in ROW_ARRAYS:
-                vars(self)[name][: self.size()] = state[name]
-            # Whoever loads the buffer goes on with another environment, or with the same one at another state
-            self.end_episodes()
+        super().__setstate__(state)
+        # Whoever loads the buffer goes on with another environment, or with the same one at another state
+        self.end_episodes()
 
     # Adding
 
@@ -126,7 +62,10 @@ class TransitionBuffer(ReplayBuffer):
         :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
         :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
         """
-        check_finite("reward", np.asarray(reward), REMEDY)
+        given = self.row_values(obs, next_obs, action, reward, done, infos)
+        values = {name: np.asarray(value) for name, value in given.items()}
+        for name, value in values.items():
+            check_finite(ARGUMENTS.get(name, name), value, REMEDY)
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
@@ -136,13 +75,30 @@ class TransitionBuffer(ReplayBuffer):
         continues = self.stored.continues(envs, obs)
         self._end_interrupted(envs[~continues])
 
-        truncated = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
-        self.actions[rows, envs] = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        self.rewards[rows, envs] = reward
-        self._dones[rows, envs] = done
-        self.timeouts[rows, envs] = truncated
+        for name, value in values.items():
+            vars(self)[name][rows, envs] = value
         self.stored.add(rows, envs, obs, next_obs, continues)
         self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
+
+    def row_values(
+        self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """
+        What is kept of a transition of each environment, beside observations; a subclass adds what its :attr:`row_arrays` add.
+
+        :param obs: as :meth:`add` was given it, like all others
+        :param next_obs: see there
+        :param action: see there
+        :param reward: see there
+        :param done: see there
+        :param infos: see there
+        :return: for actions and each of the ``row_arrays``, shape [n_envs, ...]
+        """
+        timeouts = [False] * self.n_envs
+        if self.handle_timeout_termination:
+            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        actions = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        return {"actions": actions, "rewards": reward, "_dones": done, "timeouts": timeouts}
 
     def start_block(self) -> None:
         """Forget all transitions, and keep those that come, of ``buffer_size`` at the most, for :meth:`block`."""
@@ -151,16 +107,28 @@ class TransitionBuffer(ReplayBuffer):
 
     def block(self, priorities: np.ndarray | None = None) -> Block:
         """
-        All transitions since :meth:`start_block`, for :meth:`extend` of another buffer.
+        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
 
         :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other one has seen
         :return: them, in the buffer's own arrays, which the next block does not use
         """
         steps = self.size()
-        actions, rewards, dones, timeouts = (vars(self)[name][:steps] for name in ROW_ARRAYS)
-        return Block(actions, rewards, dones, timeouts, self.stored.blocks(), priorities)
+        return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.blocks(), priorities)
 
-    def extend(self, envs: np.ndarray, block: Block) -> None:
+    def extend(self, *args: Any) -> None:  # type: ignore[override]
+        """
+        Add transitions one after another, such as demonstrations, as SB3's buffers do.
+
+        :param args: ``obs, next_obs, actions, rewards, dones, infos``, each with what :meth:`add` takes of each time step
+        :raises ValueError: as :meth:`add`, or if they are of different lengths
+        """
+        if len(args) == 2 and isinstance(args[1], Block):
+            warnings.warn("extend(envs, block) is now add_block(envs, block).", DeprecationWarning, stacklevel=2)
+            self.add_block(*args)
+        else:
+            super().extend(*args)
+
+    def add_block(self, envs: np.ndarray, block: Block) -> None:
         """
         Add T transitions of each of E environments at once. As in :meth:`add`, what does not go on with the environment's
         last observation starts a new episode, and so does what :meth:`end_episodes` was called before.
@@ -177,8 +145,8 @@ class TransitionBuffer(ReplayBuffer):
         rows = self._begin_adding(envs, steps)
         continues = self.stored.continues(envs, self.stored.first(block.observations))
         self._end_interrupted(envs[~continues])
-        for name, array in zip(ROW_ARRAYS, block, strict=False):
-            vars(self)[name][rows, envs] = array
+        for name in self._row_names:
+            vars(self)[name][rows, envs] = block.arrays[name]
         self.stored.extend(rows, envs, block.observations, continues)
         self._finish_adding(envs, rows, masses)
 
@@ -189,12 +157,12 @@ class TransitionBuffer(ReplayBuffer):
         :raises ValueError: if it does not fit: an array of another shape or type, an action that there is not, or a number
             that is not finite
         """
+        if block.arrays.keys() != set(self._row_names):
+            raise ValueError(f"A block has {list(block.arrays)} and should have {self._row_names}.")
         steps = len(block.rewards)
-        actions_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))  # type: ignore[arg-type]
-        check_array("actions", block.actions, (steps, n_envs, self.action_dim), actions_dtype)
-        check_array("rewards", block.rewards, (steps, n_envs), np.dtype(np.float32))
-        check_array("dones", block.dones, (steps, n_envs), np.dtype(bool))
-        check_array("timeouts", block.timeouts, (steps, n_envs), np.dtype(bool))
+        for name, array in block.arrays.items():
+            own = vars(self)[name]
+            check_array(name.removeprefix("_"), array, (steps, n_envs, *own.shape[2:]), own.dtype)
         if block.priorities is not None:
             check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
         for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):

@@ -125,7 +125,7 @@ class Learner(ValueAlgorithm):
         lanes = np.arange(self.env.envs_per_actor) + actor * self.env.envs_per_actor
         if report.first:
             self.replay_buffer.end_episodes(lanes)
-        self.replay_buffer.extend(lanes, block)
+        self.replay_buffer.add_block(lanes, block)
         self.logger.record_mean("apex/staleness", self._n_updates - report.version)
         self.logger.record_mean("apex/bytes_per_transition", block.nbytes() / block.rewards.size)
 

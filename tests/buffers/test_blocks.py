@@ -85,7 +85,7 @@ def test_streams_at_different_paces_hold_what_buffers_of_their_own_would(kind, o
         which = rng.choice(3, p=[0.7, 0.25, 0.05])
         block = streams[which].block(int(rng.integers(1, 8)))
         buffer.check_block(block, sizes[which])
-        buffer.extend(lanes[which], block)
+        buffer.add_block(lanes[which], block)
         buffer.check_valid()
         for stream, envs in zip(streams, lanes, strict=True):
             for own, env in enumerate(envs if stream.whole._added[0] else ()):
@@ -102,10 +102,10 @@ def test_no_return_reaches_over_a_lost_block():
     constant = {"": Part("flat", 1, 2, values="zero", dtype=np.uint8)}
     stream = Stream(constant, 1, True, 0, ends=0)
     buffer = Stream.make_buffer(constant, ROWS, 1, True)
-    buffer.extend(np.array([0]), stream.block(2))
+    buffer.add_block(np.array([0]), stream.block(2))
     stream.block(3, lost=True)
     buffer.end_episodes(np.array([0]))
-    buffer.extend(np.array([0]), stream.block(1))
+    buffer.add_block(np.array([0]), stream.block(1))
     batch = buffer._n_step_samples(np.array([0, 1, 2]), np.ones(3), None)
     assert batch.discounts.flatten().tolist() == [GAMMA**2, GAMMA, GAMMA]
 
@@ -114,7 +114,7 @@ def test_a_block_with_more_frames_than_a_ring_holds():
     """Episodes of one step cost many frames: the oldest of the block are lost, and the newest are right."""
     stream = Stream({"": IMAGE}, 1, True, 0, ends=1)
     buffer = Stream.make_buffer({"": IMAGE}, 7, 1, True)
-    buffer.extend(np.array([0]), stream.block(7))
+    buffer.add_block(np.array([0]), stream.block(7))
     buffer.check_valid()
     drawable = np.flatnonzero(buffer.tree[np.arange(7)])
     assert 0 < len(drawable) < 7 and drawable[-1] == 6
@@ -122,6 +122,10 @@ def test_a_block_with_more_frames_than_a_ring_holds():
     expected = stream.whole._n_step_samples(drawable, np.ones(len(drawable)), None)
     assert batch.observations.numpy().tobytes() == expected.observations.numpy().tobytes()
     assert batch.next_observations.numpy().tobytes() == expected.next_observations.numpy().tobytes()
+
+
+def changed(block, **arrays):
+    return block._replace(arrays={**block.arrays, **arrays})
 
 
 def test_what_is_no_block_of_the_environments_is_refused():
@@ -133,11 +137,11 @@ def test_what_is_no_block_of_the_environments_is_refused():
     nan = block.rewards.copy()
     nan[1, 1] = np.nan
     wrong = {
-        "rewards=nan is not finite": block._replace(rewards=nan),
-        "rewards of shape": block._replace(rewards=block.rewards[:, :1]),
-        "actions=": block._replace(actions=block.actions + 9),
-        "actions of shape": block._replace(actions=block.actions[..., 0]),
-        "dones of shape": block._replace(dones=block.dones.astype(float)),
+        "rewards=nan is not finite": changed(block, rewards=nan),
+        "rewards of shape": changed(block, rewards=block.rewards[:, :1]),
+        "actions=": changed(block, actions=block.actions + 9),
+        "actions of shape": changed(block, actions=block.actions[..., 0]),
+        "dones of shape": changed(block, _dones=block.dones.astype(float)),
         "priorities=inf": block._replace(priorities=block.priorities * np.inf),
         "observations=nan": block._replace(observations={"": whole._replace(observations=whole.observations * np.nan)}),
         "observations of shape": block._replace(observations={"": whole._replace(next_observations=whole[1][..., :2])}),
@@ -170,7 +174,7 @@ def test_blocks_must_fit_into_the_rows_of_an_environment():
     stream = Stream({"": VECTOR}, 2, False, 0)
     buffer = Stream.make_buffer({"": VECTOR}, 8, 2, False)
     with pytest.raises(ValueError, match="buffer_size=8 must be at least 10"):
-        buffer.extend(np.arange(2), stream.block(5))
+        buffer.add_block(np.arange(2), stream.block(5))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -184,10 +188,10 @@ def test_nothing_wrong_is_drawn_after_an_interrupted_extension(optimize, full, m
         buffer = Stream.make_buffer({"": IMAGE}, ROWS * 2, 2, optimize)
         for _ in range(4 if full else 1):
             for env, stream in enumerate(streams):
-                buffer.extend(np.array([env]), stream.block(7))
+                buffer.add_block(np.array([env]), stream.block(7))
         block, before = streams[0].block(5), named(buffer, 1)
         with Interrupt(line) as interrupt:
-            buffer.extend(np.array([0]), block)
+            buffer.add_block(np.array([0]), block)
         interrupted = interrupt.seen > line
         for step in range(3):
             buffer.check_valid()
@@ -195,7 +199,7 @@ def test_nothing_wrong_is_drawn_after_an_interrupted_extension(optimize, full, m
             assert there.items() <= streams[0].seen.items()
             assert len(there) >= (ROWS - 10 if full and not optimize else 1)
             assert named(buffer, 1) == before
-            buffer.extend(np.array([0]), streams[0].block(3 + step))
+            buffer.add_block(np.array([0]), streams[0].block(3 + step))
         line += 3
     assert line > 60
 

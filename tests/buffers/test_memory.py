@@ -41,7 +41,7 @@ def test_nothing_is_taken_before_the_first_transition(optimize):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e6
-    assert buffer.stored.storages == {} and not hasattr(buffer, "tree") and not hasattr(buffer, "actions")
+    assert buffer.stored.storages == {} and not hasattr(buffer, "tree") and not buffer.actions.any()
     assert (buffer.size(), buffer.pos, buffer.full) == (0, 0, False)
 
 

@@ -179,7 +179,7 @@ def extend_both(buffer, oracle, steps):
         other.add(passed(step.obs), passed(step.next_obs), step.action, step.reward, done, infos)
     block = pickle.loads(pickle.dumps(other.block()))
     buffer.check_block(block, buffer.n_envs)
-    buffer.extend(np.arange(buffer.n_envs), block)
+    buffer.add_block(np.arange(buffer.n_envs), block)
     fewer = {key: min(size, rings.get(key, size)) for key, size in rings_of(buffer).items()}
     for step in steps:
         oracle.add(step, before or shifts_of(buffer), fewer)

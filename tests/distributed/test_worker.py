@@ -60,7 +60,7 @@ def test_priorities_are_those_of_the_algorithms_loss(cls, n_steps):
         for parameter in model.q_net_target.parameters():  # not the online network's
             parameter += 0.1
     report = worker.collect(model._weights())
-    model.replay_buffer.extend(np.arange(3), report.block)
+    model.replay_buffer.add_block(np.arange(3), report.block)
     indices = (np.arange(10)[:, None] * 6 + np.arange(3)).reshape(-1)
     batch = model._preprocessed(model.replay_buffer._n_step_samples(indices, np.ones(30), None))
     assert n_steps == 1 or len(set(batch.discounts.flatten().tolist())) > 1
@@ -89,10 +89,10 @@ def test_blocks_are_what_the_environments_did(kind):
         n_steps=model.n_steps, gamma=model.gamma, alpha=model.alpha,
     )  # fmt: skip
     for _ in range(4):
-        model.replay_buffer.extend(np.arange(2), worker.collect(None).block)
+        model.replay_buffer.add_block(np.arange(2), worker.collect(None).block)
     twin.spec = twin.spec._replace(block_steps=40)
     block = twin.collect(None).block  # the same steps, in one
-    direct.extend(np.arange(2), block)
+    direct.add_block(np.arange(2), block)
     model.replay_buffer.check_valid()
     assert block.dones.any() and block.timeouts.any() and not block.timeouts.all()
     rows, envs = np.divmod(np.arange(80), 2)
