@@ -1,0 +1,130 @@
+"""Checks of the algorithms' arguments, spaces and replay buffers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from gymnasium import Env, spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.common.acceleration import check_acceleration
+
+if TYPE_CHECKING:
+    from sb3_distrl.common.algorithm import ValueAlgorithm
+
+
+def check_spaces(env: Env | VecEnv) -> None:
+    """
+    :param env: to learn in
+    :raises ValueError: if its actions are not those of value-based algorithms
+    """
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(
+            f"env has action_space={env.action_space}, but value-based algorithms need a Discrete one: "
+            "discretise the actions in a wrapper, or use an algorithm for continuous actions such as SAC."
+        )
+
+
+def check_arguments(model: ValueAlgorithm) -> None:
+    """
+    :param model: with its arguments as attributes, before networks and replay buffer are made
+    :raises ValueError: naming the argument, its value and the remedy
+    """
+    own_policy = model.policy_aliases["MlpPolicy"]
+    if not issubclass(model.policy_class, own_policy):
+        raise ValueError(
+            f"policy={model.policy_class.__name__} is no policy of {type(model).__name__}: use one of "
+            f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
+        )
+    check_at_least("n_steps", model.n_steps, 1, "use 1 for one-step returns")
+    check_at_least("alpha", model.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
+    check_at_least("batch_size", model.batch_size, 1, "use e.g. 32")
+    check_at_least("target_update_interval", model.target_update_interval, 1, "use a number of environment steps")
+    check_fraction("gamma", model.gamma, "use a discount factor such as 0.99", zero=True)
+    check_fraction("tau", model.tau, "use 1 to copy the network to the target network")
+    check_fraction("beta_initial", model.beta_initial, "the paper uses 0.4", zero=True)
+    check_fraction("beta_final", model.beta_final, "the paper uses 1", zero=True)
+    check_fraction("beta_fraction", model.beta_fraction, "use 1 for the whole training")
+    check_fraction("exploration_fraction", model.exploration_fraction, "use the fraction of the training that explores")
+    check_fraction("exploration_initial_eps", model.exploration_initial_eps, "it is a probability", zero=True)
+    check_fraction("exploration_final_eps", model.exploration_final_eps, "it is a probability", zero=True)
+    if model.replay_ratio is not None:
+        if not model.replay_ratio > 0:
+            raise ValueError(f"replay_ratio={model.replay_ratio} must be positive: use gradient steps per transition.")
+        if model.gradient_steps != 1:
+            raise ValueError(
+                f"gradient_steps={model.gradient_steps} and replay_ratio={model.replay_ratio} contradict each other: "
+                "set only one of them."
+            )
+    check_acceleration(model.precision, model.compile, model.device)
+    buffer_class = model.replay_buffer_class or PrioritizedReplayBuffer
+    check_priorities(model, buffer_class)
+    check_buffer_settings(model, buffer_class)
+
+
+def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: of the buffer to train with
+    :raises ValueError: if the algorithm needs priorities, and the buffer has none
+    """
+    if model.prioritized and not hasattr(buffer_class, "update_priorities"):
+        raise ValueError(
+            f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
+            "replay_buffer_class=None for this library's buffer."
+        )
+
+
+def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
+    :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
+    """
+    if "beta" in model.replay_buffer_kwargs:
+        raise ValueError(
+            f"replay_buffer_kwargs has beta={model.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
+            "set beta_initial and beta_final instead."
+        )
+    own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), model.buffer_settings()
+    told = settings
+    if not own:
+        settings = dict(n_steps=model.n_steps, gamma=model.gamma)
+        parameters = inspect.signature(buffer_class).parameters
+        defaults = {name: parameters[name].default for name in settings if name in parameters}
+        told = {"n_steps": 1, "gamma": model.gamma, **defaults}
+    for name, value in settings.items():
+        if model.replay_buffer_kwargs.get(name, told[name]) != value:
+            remedy = (
+                f"leave {name} out of replay_buffer_kwargs"
+                if own
+                else f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
+            )
+            raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
+
+
+def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
+    """
+    :param model: that is about to learn
+    :param buffer: to train with, which may have been loaded
+    :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
+    """
+    check_priorities(model, type(buffer))
+    if buffer.n_envs != model.n_envs:
+        raise ValueError(
+            f"The replay buffer has n_envs={buffer.n_envs}, the environment {model.n_envs}: load the model "
+            "with as many environments as the buffer was filled by, or train with a new buffer."
+        )
+    if isinstance(buffer, PrioritizedReplayBuffer):
+        for name, value in model.buffer_settings().items():
+            if getattr(buffer, name) != value:
+                raise ValueError(
+                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
+                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
+                    "train with a new buffer."
+                )
+        buffer.check_memory()
