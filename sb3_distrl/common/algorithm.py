@@ -4,13 +4,13 @@ from abc import abstractmethod
 from typing import Any, TypeVar
 
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
+from gymnasium import Env, spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.common.acceleration import channels_last, clip_gradients, compiled, keep_freed_memory
@@ -78,9 +78,6 @@ class ValueAlgorithm(Acting):
         verbose: int,
         **dqn_arguments: Any,
     ) -> None:
-        if env is not None:
-            env = maybe_make_env(env, verbose)
-            check_spaces(env)
         self.double_q = double_q
         self.prioritized = prioritized
         self.alpha = alpha
@@ -98,6 +95,13 @@ class ValueAlgorithm(Acting):
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     # Set-up
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Wrap an environment that the constructor, ``load()`` or ``set_env()`` is given, as in SB3."""
+        if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
+            check_spaces(env.observation_space, env.action_space)
+        return Acting._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self._check_arguments()

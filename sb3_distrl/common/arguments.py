@@ -5,28 +5,96 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
-from gymnasium import Env, spaces
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import check_acceleration
+from sb3_distrl.common.policies import ValuePolicy
+from sb3_distrl.networks import NATURE_SIDE, NatureConv
 
 if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
 
 
-def check_spaces(env: Env | VecEnv) -> None:
+TRANSFORM_ACTION = (
+    "gymnasium.wrappers.TransformAction(env, lambda action: action + {start}, gymnasium.spaces.Discrete({n}))"  # n actions
+)
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    :param env: to learn in
-    :raises ValueError: if its actions are not those of value-based algorithms
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :raises ValueError: if value-based algorithms cannot choose such actions, or networks cannot take such observations
     """
-    if not isinstance(env.action_space, spaces.Discrete):
+    if not isinstance(action_space, spaces.Discrete):
         raise ValueError(
-            f"env has action_space={env.action_space}, but value-based algorithms need a Discrete one: "
+            f"env has action_space={action_space}, but value-based algorithms need a Discrete one: "
             "discretise the actions in a wrapper, or use an algorithm for continuous actions such as SAC."
         )
+    if action_space.start != 0:
+        wrapper = TRANSFORM_ACTION.format(start=action_space.start, n=action_space.n)
+        raise ValueError(f"env has action_space={action_space}, but actions must start at 0: add the start by {wrapper}.")
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+    for key, space in parts.items():
+        name = "observation_space" if key is None else f"observation_space[{key!r}]"
+        if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+            remedy = (
+                "change it into numbers in a wrapper"
+                if key is None
+                else "leave it out by a wrapper such as gymnasium.wrappers.FilterObservation, or change it into numbers"
+            )
+            raise ValueError(f"env has {name}={space}, which networks cannot take: {remedy}.")
+        if np.any(getattr(space, "start", 0) != 0):
+            raise ValueError(
+                f"env has {name}={space}, but observations must start at 0: subtract the start in a wrapper such as "
+                "gymnasium.wrappers.TransformObservation."
+            )
+
+
+def check_images(model: ValueAlgorithm) -> None:
+    """
+    :param model: with its arguments as attributes, before networks are made
+    :raises ValueError: for images that are too small for the convolutions of the Nature DQN
+    """
+    space, policy_kwargs = model.observation_space, model.policy_kwargs
+    extractor = policy_kwargs.get("features_extractor_class") or default_features_extractor(model.policy_class)
+    if extractor is CombinedExtractor and isinstance(space, spaces.Dict):
+        normalized = not policy_kwargs.get("normalize_images", True)
+        images = {f"[{key!r}]": part for key, part in space.items() if is_image_space(part, normalized_image=normalized)}
+        remedy = "enlarge or flatten them in a wrapper, or use a features_extractor_class of your own"
+    elif extractor in (NatureCNN, NatureConv):
+        images = {"": space}
+        remedy = (
+            "use MlpPolicy, policy_kwargs=dict(features_extractor_class=MinAtarConv) with the one of sb3_distrl.networks, or "
+            "enlarge them in a wrapper such as gymnasium.wrappers.ResizeObservation"
+        )
+    else:
+        return
+    for key, image in images.items():
+        shape = image.shape or ()
+        if len(shape) == 3 and min(shape[1:]) < NATURE_SIDE:
+            raise ValueError(
+                f"observation_space{key} of shape {shape} is too small for the convolutions of the Nature DQN, which take "
+                f"images of at least {NATURE_SIDE}x{NATURE_SIDE}: {remedy}."
+            )
+
+
+def default_features_extractor(policy_class: type[BasePolicy]) -> type[BaseFeaturesExtractor] | None:
+    """
+    :param policy_class: of this library, of SB3 or of sb3-contrib
+    :return: what it takes unless told otherwise, if that can be seen
+    """
+    if issubclass(policy_class, ValuePolicy):
+        return policy_class.default_features_extractor
+    parameter = inspect.signature(policy_class).parameters.get("features_extractor_class")
+    return None if parameter is None else parameter.default
 
 
 def check_arguments(model: ValueAlgorithm) -> None:
@@ -40,6 +108,8 @@ def check_arguments(model: ValueAlgorithm) -> None:
             f"policy={model.policy_class.__name__} is no policy of {type(model).__name__}: use one of "
             f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
         )
+    check_spaces(model.observation_space, model.action_space)
+    check_images(model)
     check_at_least("n_steps", model.n_steps, 1, "use 1 for one-step returns")
     check_at_least("alpha", model.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
     check_at_least("batch_size", model.batch_size, 1, "use e.g. 32")

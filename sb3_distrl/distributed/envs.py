@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_distrl.checks import check_at_least
+from sb3_distrl.common.arguments import check_spaces
 
 EnvSource = str | Callable[[], gymnasium.Env | VecEnv]
 
@@ -34,6 +35,7 @@ def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
 
     envs = make()
     if isinstance(envs, gymnasium.Env):
+        check_spaces(envs.observation_space, envs.action_space)
         alike = [envs, *(make() for _ in range((n_envs or 1) - 1))]
         monitored = [env if is_wrapped(env, Monitor) else Monitor(env) for env in alike]  # type: ignore[arg-type]
         envs = DummyVecEnv([lambda env=env: env for env in monitored])  # type: ignore[misc]
