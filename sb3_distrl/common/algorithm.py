@@ -18,6 +18,7 @@ from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
+from sb3_distrl.common.policies import copy_buffers
 from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
@@ -32,7 +33,8 @@ class ValueAlgorithm(Acting):
     Value-based learning in SB3: sampling, weighting, replay ratio, logging. Subclasses bring the loss.
 
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
-    vectorised step on its own. These come on top:
+    vectorised step on its own, and that each update of the target network also copies the online network's buffers, such as
+    the statistics of batch normalisation, whatever ``tau``. These come on top:
 
     :param optimize_memory_usage: keep each frame of a stack once in this library's replay buffers; ``None`` does so for images
     :param n_steps: rewards in a return (Sutton 1988), in environment steps
@@ -116,6 +118,7 @@ class ValueAlgorithm(Acting):
         n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
         self.n_steps = n_steps
+        copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
 
     def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
         return buffer_class(
@@ -182,6 +185,8 @@ class ValueAlgorithm(Acting):
 
     def _on_step(self) -> None:
         super()._on_step()
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:  # when SB3 updates the target network
+            copy_buffers(self.q_net, self.q_net_target)
         if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 

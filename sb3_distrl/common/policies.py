@@ -33,6 +33,18 @@ def adam_arguments(
     return arguments if "foreach" in arguments else {"fused": True, **arguments}
 
 
+@th.no_grad()
+def copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    """
+    Copy buffers, such as the statistics of batch normalisation or the vectors of spectral normalisation.
+
+    :param source: network
+    :param target: network with the same layers
+    """
+    for buffer, copy in zip(source.buffers(), target.buffers(), strict=True):
+        copy.copy_(buffer)
+
+
 class ValueNetwork(BasePolicy):
     """
     Features, then the shared hidden layers, then the head with the last hidden layer.
