@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import Env, spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -18,7 +18,7 @@ from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
-from sb3_distrl.common.policies import copy_buffers
+from sb3_distrl.common.policies import ValueNetwork, copy_buffers
 from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
@@ -219,11 +219,19 @@ class ValueAlgorithm(Acting):
     def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
         """
         :param obs: shape [B, ...]
-        :return: preprocessed, once for all passes, and outside of what is compiled
+        :return: preprocessed by the online network, once for all passes, and outside of what is compiled
+        """
+        as_ours = type(self.q_net).preprocess is ValueNetwork.preprocess  # others may depend on the layout
+        return self.q_net.preprocess(self._fastest_layout(obs) if as_ours else obs)
+
+    def _fastest_layout(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        :param obs: shape [B, ...]
+        :return: the same, in the layout of memory that the features extractor is fastest with
         """
         if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
-            obs = channels_last(obs)  # type: ignore[arg-type]
-        return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
+            return channels_last(obs)  # type: ignore[arg-type]
+        return obs
 
     def _evaluate(self, batch: Samples) -> Loss:
         """

@@ -53,6 +53,9 @@ class ValueNetwork(BasePolicy):
     images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
     in the papers. All these layers are noisy ones where ``noisy``; those of a features extractor are as it makes them.
 
+    Subclasses may override :meth:`preprocess`, :meth:`encode` and what computes outputs from features: acting and learning
+    use the same. In learning, the online network preprocesses each batch once, for the target network as well.
+
     :param observation_space: observation space
     :param action_space: action space, with A actions
     :param features_extractor: the feature extractor

@@ -42,6 +42,8 @@ class IQNNetwork(ValueNetwork):
 
     def forward(self, inputs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
         """
+        Both in one, for use from outside: override ``encode`` or ``quantiles``, which acting and learning use.
+
         :param inputs: preprocessed observations, shape [B, ...]
         :param taus: fractions, shape [B, N]
         :param noise: see :class:`~sb3_distrl.networks.Noise`

@@ -6,6 +6,7 @@ import torch as th
 from sb3_contrib.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
 from sb3_distrl.checks import check_at_least
@@ -14,6 +15,8 @@ from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
 from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss, quantile_midpoints
+
+OVERRIDDEN = ("forward", "extract_features")  # what a network may do in another way than sb3-contrib's
 
 
 def measure(quantiles: th.Tensor, risk: Distortion) -> th.Tensor:
@@ -124,11 +127,13 @@ class QRDQN(ValueAlgorithm):
 
     @property
     def _own_forward(self) -> bool:
-        """Whether somebody's network does something else than sb3-contrib's."""
-        return type(self.q_net).forward is not QuantileNetwork.forward
+        """Whether somebody's network does something else than sb3-contrib's with an observation."""
+        return any(getattr(type(self.q_net), name) is not getattr(QuantileNetwork, name) for name in OVERRIDDEN)
 
     def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
-        return obs if self._own_forward else super()._inputs(obs)
+        if self._own_forward:
+            return obs
+        return preprocess_obs(self._fastest_layout(obs), self.observation_space, normalize_images=self.policy.normalize_images)
 
     def _pass(self, network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
         """
