@@ -114,11 +114,16 @@ class ValueAlgorithm(Acting):
             self.replay_buffer_class = PrioritizedDictReplayBuffer if is_dict else PrioritizedReplayBuffer
         if self.replay_buffer is None and issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
             self.replay_buffer = self._make_replay_buffer(self.replay_buffer_class)
-        # SB3 would warn that it ignores n_steps: the buffer has it
-        n_steps, self.n_steps = self.n_steps, 1
+        given = dict(n_steps=self.n_steps, policy_kwargs=self.policy_kwargs)
+        self.n_steps = 1  # SB3 would warn that it ignores n_steps: the buffer has it
+        self.policy_kwargs = self._policy_arguments()
         super()._setup_model()
-        self.n_steps = n_steps
+        vars(self).update(given)
         copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.policy_kwargs.items()}
 
     def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
         return buffer_class(

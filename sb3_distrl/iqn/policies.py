@@ -29,6 +29,7 @@ class IQNNetwork(ValueNetwork):
                 raise ValueError(f"{name}={value} must be at least 1: use e.g. 32.")
         super().__init__(*args, **kwargs)
         self.n_eval_quantiles = n_eval_quantiles
+        self.n_cos = n_cos
         self.embedding = QuantileEmbedding(n_cos, self.trunk.out_features)
 
     def quantiles(self, features: th.Tensor, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
@@ -87,6 +88,9 @@ class IQNNetwork(ValueNetwork):
         if deterministic:
             return self.eval_quantiles(obs, risk=risk).mean(dim=1)
         return self.sampled_q_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "n_eval_quantiles": self.n_eval_quantiles, "n_cos": self.n_cos}
 
 
 class IQNPolicy(ValuePolicy):

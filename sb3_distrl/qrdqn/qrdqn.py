@@ -101,17 +101,17 @@ class QRDQN(ValueAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        policy_kwargs = dict(policy_kwargs or {})
-        policy_kwargs["optimizer_kwargs"] = adam_arguments(
-            policy_kwargs.get("optimizer_class", th.optim.Adam),
-            policy_kwargs.get("optimizer_kwargs"),
-            eps=0.01 / max(batch_size, 1),
-        )
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_at_least("n_quantiles", self.policy_kwargs.get("n_quantiles", 1), 1, "the paper uses 200")
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        arguments = super()._policy_arguments()
+        optimizer_class, given = arguments.get("optimizer_class", th.optim.Adam), arguments.get("optimizer_kwargs")
+        arguments["optimizer_kwargs"] = adam_arguments(optimizer_class, given, eps=0.01 / self.batch_size)
+        return arguments
 
     def _create_aliases(self) -> None:
         self.q_net = self.quantile_net = self.policy.quantile_net

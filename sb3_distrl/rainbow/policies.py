@@ -54,7 +54,7 @@ class RainbowNetwork(ValueNetwork):
                 raise ValueError(f"{name}={value} must be finite: set v_min and v_max to the range of your returns.")
         n_outputs = n_atoms if distributional else 1
         super().__init__(observation_space, action_space, dueling=dueling, noisy=noisy, n_outputs=n_outputs, **kwargs)
-        self.distributional = distributional
+        self.distributional, self.n_atoms, self.v_min, self.v_max = distributional, n_atoms, v_min, v_max
         self.register_buffer("support", th.linspace(v_min, v_max, n_atoms), persistent=False)
 
     def forward(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
@@ -92,6 +92,10 @@ class RainbowNetwork(ValueNetwork):
 
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         return self.measure(self(self.preprocess(obs), Noise.OFF if deterministic else Noise.PER_ROW), risk)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("distributional", "n_atoms", "v_min", "v_max")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
 
 class RainbowPolicy(ValuePolicy):
