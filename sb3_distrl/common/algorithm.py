@@ -9,13 +9,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
+from sb3_distrl.checks import layer_sizes, whole_number
 from sb3_distrl.common.acceleration import channels_last, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
-from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces
+from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces, take_numbers
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.policies import ValueNetwork, copy_buffers
@@ -106,6 +107,7 @@ class ValueAlgorithm(Acting):
         return Acting._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        take_numbers(self)
         self._check_arguments()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -120,10 +122,18 @@ class ValueAlgorithm(Acting):
         super()._setup_model()
         vars(self).update(given)
         copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
+        if self.exploration_fraction == 0:  # SB3's schedule would divide by it
+            self.exploration_schedule = ConstantSchedule(self.exploration_final_eps)
 
     def _policy_arguments(self) -> dict[str, Any]:
         """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
-        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.policy_kwargs.items()}
+        arguments = {name: dict(value) if isinstance(value, dict) else value for name, value in self.policy_kwargs.items()}
+        if arguments.get("net_arch") is not None:
+            arguments["net_arch"] = layer_sizes("net_arch", arguments["net_arch"])
+        extractor_kwargs = arguments.get("features_extractor_kwargs") or {}
+        for name in extractor_kwargs.keys() & {"features_dim", "cnn_output_dim"}:
+            extractor_kwargs[name] = whole_number(name, extractor_kwargs[name], "use a number of features")
+        return arguments
 
     def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
         return buffer_class(

@@ -11,9 +11,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
 from sb3_distrl.common.acceleration import check_acceleration
 from sb3_distrl.common.policies import ValuePolicy
 from sb3_distrl.networks import NATURE_SIDE, NatureConv
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
 
 
+WHOLE_NUMBERS = {
+    "n_steps": "use 1 for one-step returns",
+    "batch_size": "use e.g. 32",
+    "buffer_size": "use a number of transitions",
+    "learning_starts": "use a number of environment steps",
+    "gradient_steps": "use e.g. 1, or replay_ratio for gradient steps per transition",
+    "target_update_interval": "use a number of environment steps",
+}
+FREQUENCY = "use a number of vectorised steps, or a tuple such as (1, 'episode')"
+LEARNING_RATE = "use e.g. 1e-4, or a function of the remaining progress"
 TRANSFORM_ACTION = (
     "gymnasium.wrappers.TransformAction(env, lambda action: action + {start}, gymnasium.spaces.Discrete({n}))"  # n actions
 )
@@ -97,6 +108,27 @@ def default_features_extractor(policy_class: type[BasePolicy]) -> type[BaseFeatu
     return None if parameter is None else parameter.default
 
 
+def take_numbers(model: ValueAlgorithm) -> None:
+    """
+    Make ints of whole numbers of other types, which sweeps and files give.
+
+    :param model: with its arguments as attributes
+    :raises ValueError: naming an argument that is no whole number
+    """
+    for name, remedy in WHOLE_NUMBERS.items():
+        setattr(model, name, whole_number(name, getattr(model, name), remedy))
+    if model.seed is not None:
+        model.seed = whole_number("seed", model.seed, "use an int, or None")
+    if isinstance(model.train_freq, tuple):
+        frequency, *unit = model.train_freq
+        taken = (whole_number("train_freq", frequency, FREQUENCY), *unit)
+        model.train_freq = TrainFreq(*taken) if isinstance(model.train_freq, TrainFreq) else taken  # type: ignore[assignment]
+    else:
+        model.train_freq = whole_number("train_freq", model.train_freq, FREQUENCY)
+    if not callable(model.learning_rate):
+        model.learning_rate = number("learning_rate", model.learning_rate, LEARNING_RATE)
+
+
 def check_arguments(model: ValueAlgorithm) -> None:
     """
     :param model: with its arguments as attributes, before networks and replay buffer are made
@@ -110,20 +142,27 @@ def check_arguments(model: ValueAlgorithm) -> None:
         )
     check_spaces(model.observation_space, model.action_space)
     check_images(model)
-    check_at_least("n_steps", model.n_steps, 1, "use 1 for one-step returns")
-    check_at_least("alpha", model.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
-    check_at_least("batch_size", model.batch_size, 1, "use e.g. 32")
-    check_at_least("target_update_interval", model.target_update_interval, 1, "use a number of environment steps")
+    check_at_least("n_steps", model.n_steps, 1, WHOLE_NUMBERS["n_steps"])
+    check_at_least("batch_size", model.batch_size, 1, WHOLE_NUMBERS["batch_size"])
+    check_at_least("target_update_interval", model.target_update_interval, 0, WHOLE_NUMBERS["target_update_interval"])
+    frequency = model.train_freq[0] if isinstance(model.train_freq, tuple) else model.train_freq
+    check_at_least("train_freq", frequency, 1, FREQUENCY)
+    if not callable(model.learning_rate):
+        check_at_least("learning_rate", model.learning_rate, 0, LEARNING_RATE)
+    check_fraction("alpha", model.alpha, "use 0.5, or prioritized=False for uniform sampling", zero=True)
     check_fraction("gamma", model.gamma, "use a discount factor such as 0.99", zero=True)
-    check_fraction("tau", model.tau, "use 1 to copy the network to the target network")
+    check_fraction("tau", model.tau, "use 1 to copy the network to the target network", zero=True)
     check_fraction("beta_initial", model.beta_initial, "the paper uses 0.4", zero=True)
     check_fraction("beta_final", model.beta_final, "the paper uses 1", zero=True)
     check_fraction("beta_fraction", model.beta_fraction, "use 1 for the whole training")
-    check_fraction("exploration_fraction", model.exploration_fraction, "use the fraction of the training that explores")
+    exploring = "use the fraction of the training that explores"
+    check_fraction("exploration_fraction", model.exploration_fraction, exploring, zero=True)
     check_fraction("exploration_initial_eps", model.exploration_initial_eps, "it is a probability", zero=True)
     check_fraction("exploration_final_eps", model.exploration_final_eps, "it is a probability", zero=True)
+    if model.max_grad_norm is not None:
+        check_at_least("max_grad_norm", model.max_grad_norm, 0, "use e.g. 10, or None for no clipping")
     if model.replay_ratio is not None:
-        if not model.replay_ratio > 0:
+        if not number("replay_ratio", model.replay_ratio, "use gradient steps per transition") > 0:
             raise ValueError(f"replay_ratio={model.replay_ratio} must be positive: use gradient steps per transition.")
         if model.gradient_steps != 1:
             raise ValueError(

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_distrl.checks import number
 from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
 
@@ -93,7 +94,7 @@ class ValueNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
-        if noisy and not noisy_std > 0:
+        if noisy and not number("noisy_std", noisy_std, "use e.g. 0.5, or noisy=False") > 0:
             raise ValueError(f"noisy_std={noisy_std} must be positive: use e.g. 0.5, or noisy=False.")
         linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
         self.features_dim, self.net_arch, self.activation_fn = features_dim, net_arch, activation_fn

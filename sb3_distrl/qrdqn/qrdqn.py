@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
-from sb3_distrl.checks import check_at_least
+from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
@@ -109,6 +109,8 @@ class QRDQN(ValueAlgorithm):
 
     def _policy_arguments(self) -> dict[str, Any]:
         arguments = super()._policy_arguments()
+        if "n_quantiles" in arguments:
+            arguments["n_quantiles"] = whole_number("n_quantiles", arguments["n_quantiles"], "the paper uses 200")
         optimizer_class, given = arguments.get("optimizer_class", th.optim.Adam), arguments.get("optimizer_kwargs")
         arguments["optimizer_kwargs"] = adam_arguments(optimizer_class, given, eps=0.01 / self.batch_size)
         return arguments

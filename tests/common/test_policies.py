@@ -107,7 +107,7 @@ def test_features_dim_is_the_size_of_the_layer_on_the_convolutions(
 
 @pytest.mark.parametrize("algorithm", [Rainbow, IQN, QRDQN])
 def test_features_dim(algorithm: type[ValueAlgorithm]) -> None:
-    kwargs: dict[str, Any] = dict(features_extractor_kwargs=dict(features_dim=12))
+    kwargs: dict[str, Any] = dict(features_extractor_kwargs=dict(features_dim=12.0))
     model = algorithm("CnnPolicy", vec_env("image"), policy_kwargs=kwargs, **SMALL)
     model.learn(30)
     assert (64, 12) in layers_of(model.q_net) and not any(512 in layer for layer in layers_of(model.q_net))
