@@ -3,6 +3,8 @@
 import difflib
 import os
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,50 @@ try:
     import psutil
 except ImportError:
     psutil = None
+
+
+def number(name: str, value: Any, remedy: str) -> float:
+    """
+    :param name: the argument
+    :param value: what the user gave: a number of Python or numpy, or an array or tensor that holds a single one
+    :param remedy: what to do instead
+    :return: the number
+    :raises ValueError: for anything else, such as a string or a bool
+    """
+    given = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise ValueError(f"{name}={value!r} must be a number: {remedy}.")
+    return given  # type: ignore[return-value]
+
+
+def whole_number(name: str, value: Any, remedy: str) -> int:
+    """
+    :param name: the argument
+    :param value: what the user gave, as in :func:`number`; sweeps and files give 3.0 or 1e6
+    :param remedy: what to do instead
+    :return: the number as an int
+    :raises ValueError: if it is not a whole number
+    """
+    given = number(name, value, remedy)
+    if given % 1 != 0:  # infinity is none, either
+        raise ValueError(f"{name}={value} must be a whole number: {remedy}.")
+    return int(given)
+
+
+def layer_sizes(name: str, sizes: Any) -> list[int]:
+    """
+    :param name: the argument
+    :param sizes: what the user gave: whole numbers of units, see :func:`whole_number`
+    :return: the numbers as ints
+    :raises ValueError: if they are something else
+    """
+    remedy = "use a list of numbers of units, such as [64, 64]"
+    if isinstance(sizes, (str, dict)) or not isinstance(sizes, Iterable):
+        raise ValueError(f"{name}={sizes!r} is no list: {remedy}.")
+    layers = [whole_number(name, size, remedy) for size in sizes]
+    for size in layers:
+        check_at_least(name, size, 1, remedy)
+    return layers
 
 
 def check_at_least(name: str, value: float, low: float, remedy: str) -> None:
@@ -20,7 +66,7 @@ def check_at_least(name: str, value: float, low: float, remedy: str) -> None:
     :param remedy: what to do instead
     :raises ValueError: if the value is lower, or not a number
     """
-    if not value >= low:
+    if not number(name, value, remedy) >= low:
         raise ValueError(f"{name}={value} must be at least {low}: {remedy}.")
 
 
@@ -32,7 +78,8 @@ def check_fraction(name: str, value: float, remedy: str, zero: bool = False) -> 
     :param zero: whether 0 is allowed; 1 always is
     :raises ValueError: if the value is not in (0, 1], or [0, 1]
     """
-    if not (0 < value <= 1 or (zero and value == 0)):
+    given = number(name, value, remedy)
+    if not (0 < given <= 1 or (zero and given == 0)):
         raise ValueError(f"{name}={value} must be in {'[0' if zero else '(0'}, 1]: {remedy}.")
 
 

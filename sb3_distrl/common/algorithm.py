@@ -1,25 +1,25 @@
 """The base of all algorithms: SB3's DQN with everything around the loss that distributional variants share."""
 
-import inspect
 from abc import abstractmethod
 from typing import Any, TypeVar
 
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
+from gymnasium import Env, spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
-from sb3_distrl.checks import check_at_least, check_fraction
-from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
+from sb3_distrl.checks import layer_sizes, whole_number
+from sb3_distrl.common.acceleration import channels_last, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
+from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces, take_numbers
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
+from sb3_distrl.common.policies import ValueNetwork, copy_buffers
 from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
@@ -34,7 +34,8 @@ class ValueAlgorithm(Acting):
     Value-based learning in SB3: sampling, weighting, replay ratio, logging. Subclasses bring the loss.
 
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
-    vectorised step on its own. These come on top:
+    vectorised step on its own, and that each update of the target network also copies the online network's buffers, such as
+    the statistics of batch normalisation, whatever ``tau``. These come on top:
 
     :param optimize_memory_usage: keep each frame of a stack once in this library's replay buffers; ``None`` does so for images
     :param n_steps: rewards in a return (Sutton 1988), in environment steps
@@ -80,13 +81,6 @@ class ValueAlgorithm(Acting):
         verbose: int,
         **dqn_arguments: Any,
     ) -> None:
-        if env is not None:
-            env = maybe_make_env(env, verbose)
-            if not isinstance(env.action_space, spaces.Discrete):
-                raise ValueError(
-                    f"env has action_space={env.action_space}, but value-based algorithms need a Discrete one: "
-                    "discretise the actions in a wrapper, or use an algorithm for continuous actions such as SAC."
-                )
         self.double_q = double_q
         self.prioritized = prioritized
         self.alpha = alpha
@@ -105,7 +99,15 @@ class ValueAlgorithm(Acting):
 
     # Set-up
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Wrap an environment that the constructor, ``load()`` or ``set_env()`` is given, as in SB3."""
+        if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
+            check_spaces(env.observation_space, env.action_space)
+        return Acting._wrap_env(env, verbose, monitor_wrapper)
+
     def _setup_model(self) -> None:
+        take_numbers(self)
         self._check_arguments()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -114,10 +116,24 @@ class ValueAlgorithm(Acting):
             self.replay_buffer_class = PrioritizedDictReplayBuffer if is_dict else PrioritizedReplayBuffer
         if self.replay_buffer is None and issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
             self.replay_buffer = self._make_replay_buffer(self.replay_buffer_class)
-        # SB3 would warn that it ignores n_steps: the buffer has it
-        n_steps, self.n_steps = self.n_steps, 1
+        given = dict(n_steps=self.n_steps, policy_kwargs=self.policy_kwargs)
+        self.n_steps = 1  # SB3 would warn that it ignores n_steps: the buffer has it
+        self.policy_kwargs = self._policy_arguments()
         super()._setup_model()
-        self.n_steps = n_steps
+        vars(self).update(given)
+        copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
+        if self.exploration_fraction == 0:  # SB3's schedule would divide by it
+            self.exploration_schedule = ConstantSchedule(self.exploration_final_eps)
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
+        arguments = {name: dict(value) if isinstance(value, dict) else value for name, value in self.policy_kwargs.items()}
+        if arguments.get("net_arch") is not None:
+            arguments["net_arch"] = layer_sizes("net_arch", arguments["net_arch"])
+        extractor_kwargs = arguments.get("features_extractor_kwargs") or {}
+        for name in extractor_kwargs.keys() & {"features_dim", "cnn_output_dim"}:
+            extractor_kwargs[name] = whole_number(name, extractor_kwargs[name], "use a number of features")
+        return arguments
 
     def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
         return buffer_class(
@@ -127,10 +143,10 @@ class ValueAlgorithm(Acting):
             device=self.device,
             n_envs=self.n_envs,
             optimize_memory_usage=self._has_images() if self.optimize_memory_usage is None else self.optimize_memory_usage,
-            **{**self._buffer_settings(), **self.replay_buffer_kwargs},
+            **{**self.buffer_settings(), **self.replay_buffer_kwargs},
         )
 
-    def _buffer_settings(self) -> dict[str, float]:
+    def buffer_settings(self) -> dict[str, float]:
         """:return: arguments of this library's buffers that the algorithm has as well"""
         return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
 
@@ -143,73 +159,7 @@ class ValueAlgorithm(Acting):
         :raises ValueError: naming the argument, its value and the remedy
         """
         self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
-        own_policy = self.policy_aliases["MlpPolicy"]
-        if not issubclass(self.policy_class, own_policy):
-            raise ValueError(
-                f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: use one of "
-                f"{', '.join(self.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
-            )
-        check_at_least("n_steps", self.n_steps, 1, "use 1 for one-step returns")
-        check_at_least("alpha", self.alpha, 0, "use 0.5, or prioritized=False for uniform sampling")
-        check_at_least("batch_size", self.batch_size, 1, "use e.g. 32")
-        check_at_least("target_update_interval", self.target_update_interval, 1, "use a number of environment steps")
-        check_fraction("gamma", self.gamma, "use a discount factor such as 0.99", zero=True)
-        check_fraction("tau", self.tau, "use 1 to copy the network to the target network")
-        check_fraction("beta_initial", self.beta_initial, "the paper uses 0.4", zero=True)
-        check_fraction("beta_final", self.beta_final, "the paper uses 1", zero=True)
-        check_fraction("beta_fraction", self.beta_fraction, "use 1 for the whole training")
-        check_fraction("exploration_fraction", self.exploration_fraction, "use the fraction of the training that explores")
-        check_fraction("exploration_initial_eps", self.exploration_initial_eps, "it is a probability", zero=True)
-        check_fraction("exploration_final_eps", self.exploration_final_eps, "it is a probability", zero=True)
-        if self.replay_ratio is not None:
-            if not self.replay_ratio > 0:
-                raise ValueError(f"replay_ratio={self.replay_ratio} must be positive: use gradient steps per transition.")
-            if self.gradient_steps != 1:
-                raise ValueError(
-                    f"gradient_steps={self.gradient_steps} and replay_ratio={self.replay_ratio} contradict each other: "
-                    "set only one of them."
-                )
-        check_acceleration(self.precision, self.compile, self.device)
-        buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
-        self._check_priorities(buffer_class)
-        self._check_buffer_settings(buffer_class)
-
-    def _check_priorities(self, buffer_class: type[ReplayBuffer]) -> None:
-        """
-        :param buffer_class: of the buffer to train with
-        :raises ValueError: if the algorithm needs priorities, and the buffer has none
-        """
-        if self.prioritized and not hasattr(buffer_class, "update_priorities"):
-            raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
-                "replay_buffer_class=None for this library's buffer."
-            )
-
-    def _check_buffer_settings(self, buffer_class: type[ReplayBuffer]) -> None:
-        """
-        :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
-        :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
-        """
-        if "beta" in self.replay_buffer_kwargs:
-            raise ValueError(
-                f"replay_buffer_kwargs has beta={self.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
-                "set beta_initial and beta_final instead."
-            )
-        own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), self._buffer_settings()
-        told = settings
-        if not own:
-            settings = dict(n_steps=self.n_steps, gamma=self.gamma)
-            parameters = inspect.signature(buffer_class).parameters
-            defaults = {name: parameters[name].default for name in settings if name in parameters}
-            told = {"n_steps": 1, "gamma": self.gamma, **defaults}
-        for name, value in settings.items():
-            if self.replay_buffer_kwargs.get(name, told[name]) != value:
-                remedy = (
-                    f"leave {name} out of replay_buffer_kwargs"
-                    if own
-                    else f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
-                )
-                raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
+        check_arguments(self)
 
     def _setup_learn(
         self,
@@ -221,7 +171,7 @@ class ValueAlgorithm(Acting):
     ) -> tuple[int, BaseCallback]:
         buffer = self.replay_buffer
         assert buffer is not None
-        self._check_replay_buffer(buffer)
+        check_replay_buffer(self, buffer)
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
             if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
@@ -231,27 +181,6 @@ class ValueAlgorithm(Acting):
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.optimize_memory_usage = optimize_memory_usage
-
-    def _check_replay_buffer(self, buffer: ReplayBuffer) -> None:
-        """
-        :param buffer: to train with, which may have been loaded
-        :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
-        """
-        self._check_priorities(type(buffer))
-        if buffer.n_envs != self.n_envs:
-            raise ValueError(
-                f"The replay buffer has n_envs={buffer.n_envs}, the environment {self.n_envs}: load the model "
-                "with as many environments as the buffer was filled by, or train with a new buffer."
-            )
-        if isinstance(buffer, PrioritizedReplayBuffer):
-            for name, value in self._buffer_settings().items():
-                if getattr(buffer, name) != value:
-                    raise ValueError(
-                        f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
-                        f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
-                        "train with a new buffer."
-                    )
-            buffer.check_memory()
 
     # Learning
 
@@ -271,6 +200,8 @@ class ValueAlgorithm(Acting):
 
     def _on_step(self) -> None:
         super()._on_step()
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:  # when SB3 updates the target network
+            copy_buffers(self.q_net, self.q_net_target)
         if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 
@@ -303,11 +234,19 @@ class ValueAlgorithm(Acting):
     def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
         """
         :param obs: shape [B, ...]
-        :return: preprocessed, once for all passes, and outside of what is compiled
+        :return: preprocessed by the online network, once for all passes, and outside of what is compiled
+        """
+        as_ours = type(self.q_net).preprocess is ValueNetwork.preprocess  # others may depend on the layout
+        return self.q_net.preprocess(self._fastest_layout(obs) if as_ours else obs)
+
+    def _fastest_layout(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        :param obs: shape [B, ...]
+        :return: the same, in the layout of memory that the features extractor is fastest with
         """
         if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
-            obs = channels_last(obs)  # type: ignore[arg-type]
-        return preprocess_obs(obs, self.observation_space, normalize_images=self.policy.normalize_images)
+            return channels_last(obs)  # type: ignore[arg-type]
+        return obs
 
     def _evaluate(self, batch: Samples) -> Loss:
         """

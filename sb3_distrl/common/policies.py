@@ -1,5 +1,6 @@
 """The value network and the policy that Rainbow and IQN share."""
 
+import inspect
 from abc import abstractmethod
 from functools import partial
 from typing import Any, ClassVar
@@ -13,24 +14,40 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_distrl.checks import number
 from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
 
 
-def adam_arguments(
-    optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None, eps: float
-) -> dict[str, Any] | None:
+def adam_arguments(optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None, eps: float) -> dict[str, Any]:
     """
     :param optimizer_class: class of the optimizer
     :param given: its arguments, if some are given
     :param eps: of the algorithm's paper
-    :return: for Adam, the arguments with what is not given: ``eps``, where nothing is, and the implementation that updates
-        all of a parameter in one pass over the memory; for other optimizers what is given
+    :return: what is given, and for Adam and its subclasses, such as AdamW, ``eps`` unless given; for Adam itself also the
+        implementation that updates all of a parameter in one pass over the memory. Other optimizers have an eps of another
+        meaning, or none
     """
-    if optimizer_class is not th.optim.Adam:
-        return given
-    arguments = dict(eps=eps) if given is None else given
-    return arguments if "foreach" in arguments else {"fused": True, **arguments}
+    arguments = dict(given or {})
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Adam)):
+        return arguments
+    if "eps" in inspect.signature(optimizer_class).parameters:
+        arguments = {"eps": eps, **arguments}
+    if optimizer_class is th.optim.Adam and "foreach" not in arguments:
+        arguments = {"fused": True, **arguments}
+    return arguments
+
+
+@th.no_grad()
+def copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    """
+    Copy buffers, such as the statistics of batch normalisation or the vectors of spectral normalisation.
+
+    :param source: network
+    :param target: network with the same layers
+    """
+    for buffer, copy in zip(source.buffers(), target.buffers(), strict=True):
+        copy.copy_(buffer)
 
 
 class ValueNetwork(BasePolicy):
@@ -40,6 +57,9 @@ class ValueNetwork(BasePolicy):
     Of ``net_arch``, all but the last layer are shared, and each stream of the head has a last layer of its own. With
     images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
     in the papers. All these layers are noisy ones where ``noisy``; those of a features extractor are as it makes them.
+
+    Subclasses may override :meth:`preprocess`, :meth:`encode` and what computes outputs from features: acting and learning
+    use the same. In learning, the online network preprocesses each batch once, for the target network as well.
 
     :param observation_space: observation space
     :param action_space: action space, with A actions
@@ -74,9 +94,11 @@ class ValueNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
-        if noisy and not noisy_std > 0:
+        if noisy and not number("noisy_std", noisy_std, "use e.g. 0.5, or noisy=False") > 0:
             raise ValueError(f"noisy_std={noisy_std} must be positive: use e.g. 0.5, or noisy=False.")
         linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
+        self.features_dim, self.net_arch, self.activation_fn = features_dim, net_arch, activation_fn
+        self.dueling, self.noisy, self.noisy_std = dueling, noisy, noisy_std
         head = DuelingHead if dueling else Head
         self.trunk = MLP(features_dim, net_arch[:-1], None, activation_fn, linear)
         self.head = head(self.trunk.out_features, net_arch[-1:], int(action_space.n), n_outputs, activation_fn, linear)
@@ -125,6 +147,10 @@ class ValueNetwork(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self.acting_values(observation, deterministic).argmax(dim=1)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("features_extractor", "features_dim", "net_arch", "activation_fn", "dueling", "noisy", "noisy_std")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
+
 
 class ValuePolicy(DQNPolicy):
     """
@@ -136,8 +162,12 @@ class ValuePolicy(DQNPolicy):
         [256] on ``DataEfficientConv``, [128] on ``MinAtarConv``; none on SB3's ``NatureCNN``, which has such a layer
         itself, and [64, 64] otherwise
     :param features_extractor_class: ``None`` takes the policy's default
-    :param optimizer_kwargs: arguments of the optimizer other than the learning rate; with the default optimizer, Adam,
-        ``None`` sets the eps of the algorithm's paper. Adam is fused unless ``fused=False`` or ``foreach`` is given
+    :param features_extractor_kwargs: its arguments. ``features_dim`` is the size of the fully connected layer on the
+        convolutions, as in SB3's ``NatureCNN``. This library's convolutions leave that layer to the network, so with them it
+        is the first hidden layer: [features_dim] in place of the papers' size, or before those of ``net_arch``
+    :param optimizer_kwargs: arguments of the optimizer other than the learning rate. Adam, the default, and its subclasses,
+        such as AdamW, have the eps of the algorithm's paper unless ``eps`` is given. Adam is fused unless ``fused=False`` or
+        ``foreach`` is given
     :param net_kwargs: arguments of ``network_class``
     """
 
@@ -162,6 +192,9 @@ class ValuePolicy(DQNPolicy):
         **net_kwargs: Any,
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
+        features_extractor_kwargs = dict(features_extractor_kwargs or {})
+        if HIDDEN.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
+            net_arch = [features_extractor_kwargs.pop("features_dim"), *(net_arch or [])]
         if net_arch is None:
             net_arch = HIDDEN.get(features_extractor_class, [64, 64])
         optimizer_kwargs = adam_arguments(optimizer_class, optimizer_kwargs, self.adam_eps)

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
 from sb3_distrl.distributed.learner import Learner
@@ -127,14 +127,21 @@ class ApeX(Learner):
     # Set-up
 
     def _check_arguments(self) -> None:
-        check_at_least("block_steps", self.block_steps, 1, "the paper's is 50")
-        check_at_least("weights_interval", self.weights_interval, 1, "use a number of gradient steps")
-        check_at_least("tolerance", 0 if self.tolerance is None else self.tolerance, 0, "use a number of transitions")
+        for name, low, remedy in (
+            ("n_actors", 1, "use the number of processes that step environments"),
+            ("envs_per_actor", 1, "use 1"),
+            ("block_steps", 1, "the paper's is 50"),
+            ("weights_interval", 1, "use a number of gradient steps"),
+            ("tolerance", 0, "use a number of transitions"),
+            ("max_failures", 0, "use a number of failures, such as 5"),
+        ):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), low, remedy)
+                setattr(self, name, whole_number(name, getattr(self, name), remedy))
         check_fraction("actor_epsilon", self.actor_epsilon, "the paper's is 0.4", zero=True)
         check_at_least("actor_epsilon_alpha", self.actor_epsilon_alpha, 0, "the paper's is 7")
-        check_at_least("max_failures", self.max_failures, 0, "use a number of failures, such as 5")
         for name in ("cpus_per_actor", "failure_window", "hang_timeout", "stall_timeout"):
-            if not getattr(self, name) > 0:
+            if not number(name, getattr(self, name), "use e.g. the default") > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive: use e.g. the default.")
         if self.collector not in COLLECTORS:
             raise ValueError(f"collector={self.collector!r} is unknown: use one of {', '.join(COLLECTORS)}.")

@@ -11,7 +11,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_distrl.checks import check_at_least
+from sb3_distrl.checks import check_at_least, whole_number
+from sb3_distrl.common.arguments import check_spaces
 
 EnvSource = str | Callable[[], gymnasium.Env | VecEnv]
 
@@ -34,6 +35,7 @@ def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
 
     envs = make()
     if isinstance(envs, gymnasium.Env):
+        check_spaces(envs.observation_space, envs.action_space)
         alike = [envs, *(make() for _ in range((n_envs or 1) - 1))]
         monitored = [env if is_wrapped(env, Monitor) else Monitor(env) for env in alike]  # type: ignore[arg-type]
         envs = DummyVecEnv([lambda env=env: env for env in monitored])  # type: ignore[misc]
@@ -64,10 +66,12 @@ class ActorEnvs(VecEnv):
     def __init__(self, source: EnvSource, n_actors: int, envs_per_actor: int | None) -> None:
         check_at_least("n_actors", n_actors, 1, "use the number of processes that step environments")
         check_at_least("envs_per_actor", 1 if envs_per_actor is None else envs_per_actor, 1, "use 1")
-        self.source, self.n_actors = source, n_actors
+        self.source, self.n_actors = source, whole_number("n_actors", n_actors, "use e.g. 2")
+        if envs_per_actor is not None:
+            envs_per_actor = whole_number("envs_per_actor", envs_per_actor, "use 1")
         probe = make_envs(source, envs_per_actor)
         self.envs_per_actor = probe.num_envs
-        super().__init__(n_actors * probe.num_envs, probe.observation_space, probe.action_space)
+        super().__init__(self.n_actors * probe.num_envs, probe.observation_space, probe.action_space)
         probe.close()
 
     def make(self) -> VecEnv:

@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
 from sb3_distrl.functional import MEAN, Distortion, quantile_midpoints
 from sb3_distrl.networks import NatureConv, Noise, QuantileEmbedding
@@ -25,11 +26,11 @@ class IQNNetwork(ValueNetwork):
 
     def __init__(self, *args: Any, n_eval_quantiles: int = 32, n_cos: int = 64, **kwargs: Any) -> None:
         for name, value in dict(n_eval_quantiles=n_eval_quantiles, n_cos=n_cos).items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1: use e.g. 32.")
+            check_at_least(name, value, 1, "use e.g. 32")
         super().__init__(*args, **kwargs)
-        self.n_eval_quantiles = n_eval_quantiles
-        self.embedding = QuantileEmbedding(n_cos, self.trunk.out_features)
+        self.n_eval_quantiles = whole_number("n_eval_quantiles", n_eval_quantiles, "use e.g. 32")
+        self.n_cos = whole_number("n_cos", n_cos, "use e.g. 64")
+        self.embedding = QuantileEmbedding(self.n_cos, self.trunk.out_features)
 
     def quantiles(self, features: th.Tensor, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
         """
@@ -42,6 +43,8 @@ class IQNNetwork(ValueNetwork):
 
     def forward(self, inputs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
         """
+        Both in one, for use from outside: override ``encode`` or ``quantiles``, which acting and learning use.
+
         :param inputs: preprocessed observations, shape [B, ...]
         :param taus: fractions, shape [B, N]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
@@ -86,6 +89,9 @@ class IQNNetwork(ValueNetwork):
             return self.eval_quantiles(obs, risk=risk).mean(dim=1)
         return self.sampled_q_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "n_eval_quantiles": self.n_eval_quantiles, "n_cos": self.n_cos}
+
 
 class IQNPolicy(ValuePolicy):
     """
@@ -106,11 +112,10 @@ class IQNPolicy(ValuePolicy):
 
     def __init__(self, *args: Any, n_quantiles: int = 64, n_target_quantiles: int = 64, **kwargs: Any) -> None:
         for name, value in dict(n_quantiles=n_quantiles, n_target_quantiles=n_target_quantiles).items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1: the paper uses 64.")
+            check_at_least(name, value, 1, "the paper uses 64")
         super().__init__(*args, **kwargs)
-        self.n_quantiles = n_quantiles
-        self.n_target_quantiles = n_target_quantiles
+        self.n_quantiles = whole_number("n_quantiles", n_quantiles, "the paper uses 64")
+        self.n_target_quantiles = whole_number("n_target_quantiles", n_target_quantiles, "the paper uses 64")
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         numbers = dict(n_quantiles=self.n_quantiles, n_target_quantiles=self.n_target_quantiles)

@@ -5,6 +5,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
+NATURE_SIDE = 36  # pixels, of the smallest images that the kernels of the Nature DQN take
+
 
 class NatureConv(NatureCNN):
     """

@@ -6,14 +6,17 @@ import torch as th
 from sb3_contrib.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
-from sb3_distrl.checks import check_at_least
+from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
 from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss, quantile_midpoints
+
+OVERRIDDEN = ("forward", "extract_features")  # what a network may do in another way than sb3-contrib's
 
 
 def measure(quantiles: th.Tensor, risk: Distortion) -> th.Tensor:
@@ -98,17 +101,19 @@ class QRDQN(ValueAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        policy_kwargs = dict(policy_kwargs or {})
-        policy_kwargs["optimizer_kwargs"] = adam_arguments(
-            policy_kwargs.get("optimizer_class", th.optim.Adam),
-            policy_kwargs.get("optimizer_kwargs"),
-            eps=0.01 / max(batch_size, 1),
-        )
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_at_least("n_quantiles", self.policy_kwargs.get("n_quantiles", 1), 1, "the paper uses 200")
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        arguments = super()._policy_arguments()
+        if "n_quantiles" in arguments:
+            arguments["n_quantiles"] = whole_number("n_quantiles", arguments["n_quantiles"], "the paper uses 200")
+        optimizer_class, given = arguments.get("optimizer_class", th.optim.Adam), arguments.get("optimizer_kwargs")
+        arguments["optimizer_kwargs"] = adam_arguments(optimizer_class, given, eps=0.01 / self.batch_size)
+        return arguments
 
     def _create_aliases(self) -> None:
         self.q_net = self.quantile_net = self.policy.quantile_net
@@ -124,11 +129,13 @@ class QRDQN(ValueAlgorithm):
 
     @property
     def _own_forward(self) -> bool:
-        """Whether somebody's network does something else than sb3-contrib's."""
-        return type(self.q_net).forward is not QuantileNetwork.forward
+        """Whether somebody's network does something else than sb3-contrib's with an observation."""
+        return any(getattr(type(self.q_net), name) is not getattr(QuantileNetwork, name) for name in OVERRIDDEN)
 
     def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
-        return obs if self._own_forward else super()._inputs(obs)
+        if self._own_forward:
+            return obs
+        return preprocess_obs(self._fastest_layout(obs), self.observation_space, normalize_images=self.policy.normalize_images)
 
     def _pass(self, network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
         """

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_distrl.checks import number, whole_number
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
 from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import NatureConv, Noise
@@ -16,6 +17,35 @@ NO_DISTRIBUTION = (
     "policy_kwargs has distributional=False, so that there are values but no distributions: use distributional=True, or "
     "risk='mean'."
 )
+
+
+RETURNS = "set v_min and v_max to the range of your returns"
+EVEN = 0.1  # share of their spacing by which float32 may move atoms, as a projection may lose as much of its mass
+
+
+def make_support(v_min: float, v_max: float, n_atoms: int) -> th.Tensor:
+    """
+    :param v_min: lowest atom
+    :param v_max: highest atom
+    :param n_atoms: number of atoms Z
+    :return: equally spaced atoms, shape [Z]
+    :raises ValueError: if float32, in which networks compute, cannot hold them
+    """
+    if not v_min < v_max:
+        raise ValueError(f"v_min={v_min} must be less than v_max={v_max}: set both to the range of your returns.")
+    for name, value in dict(v_min=v_min, v_max=v_max).items():
+        if math.isinf(value):
+            raise ValueError(f"{name}={value} must be finite: {RETURNS}.")
+    if max(abs(v_min), abs(v_max), v_max - v_min) > th.finfo(th.float32).max:
+        raise ValueError(f"v_min={v_min} and v_max={v_max} are too large for float32: {RETURNS}, or scale the rewards.")
+    support = th.linspace(v_min, v_max, n_atoms)
+    spacing = (v_max - v_min) / (n_atoms - 1)
+    if (support.double().diff() / spacing - 1).abs().max() > EVEN:
+        raise ValueError(
+            f"v_min={v_min} and v_max={v_max} are too close for n_atoms={n_atoms} different atoms in float32: {RETURNS}, or "
+            "shift the rewards."
+        )
+    return support
 
 
 class RainbowNetwork(ValueNetwork):
@@ -45,17 +75,14 @@ class RainbowNetwork(ValueNetwork):
         noisy: bool = True,
         **kwargs: Any,
     ) -> None:
+        n_atoms = whole_number("n_atoms", n_atoms, "the paper uses 51")
         if n_atoms < 2:
             raise ValueError(f"n_atoms={n_atoms} is not enough for a distribution: use at least 2, the paper uses 51.")
-        if not v_min < v_max:
-            raise ValueError(f"v_min={v_min} must be less than v_max={v_max}: set both to the range of your returns.")
-        for name, value in dict(v_min=v_min, v_max=v_max).items():
-            if math.isinf(value):
-                raise ValueError(f"{name}={value} must be finite: set v_min and v_max to the range of your returns.")
+        support = make_support(number("v_min", v_min, RETURNS), number("v_max", v_max, RETURNS), n_atoms)
         n_outputs = n_atoms if distributional else 1
         super().__init__(observation_space, action_space, dueling=dueling, noisy=noisy, n_outputs=n_outputs, **kwargs)
-        self.distributional = distributional
-        self.register_buffer("support", th.linspace(v_min, v_max, n_atoms), persistent=False)
+        self.distributional, self.n_atoms, self.v_min, self.v_max = distributional, n_atoms, v_min, v_max
+        self.register_buffer("support", support, persistent=False)
 
     def forward(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
         """
@@ -92,6 +119,10 @@ class RainbowNetwork(ValueNetwork):
 
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         return self.measure(self(self.preprocess(obs), Noise.OFF if deterministic else Noise.PER_ROW), risk)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("distributional", "n_atoms", "v_min", "v_max")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
 
 class RainbowPolicy(ValuePolicy):

@@ -1,0 +1,239 @@
+"""Checks of the algorithms' arguments, spaces and replay buffers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TrainFreq
+
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
+from sb3_distrl.common.acceleration import check_acceleration
+from sb3_distrl.common.policies import ValuePolicy
+from sb3_distrl.networks import NATURE_SIDE, NatureConv
+
+if TYPE_CHECKING:
+    from sb3_distrl.common.algorithm import ValueAlgorithm
+
+
+WHOLE_NUMBERS = {
+    "n_steps": "use 1 for one-step returns",
+    "batch_size": "use e.g. 32",
+    "buffer_size": "use a number of transitions",
+    "learning_starts": "use a number of environment steps",
+    "gradient_steps": "use e.g. 1, or replay_ratio for gradient steps per transition",
+    "target_update_interval": "use a number of environment steps",
+}
+FREQUENCY = "use a number of vectorised steps, or a tuple such as (1, 'episode')"
+LEARNING_RATE = "use e.g. 1e-4, or a function of the remaining progress"
+TRANSFORM_ACTION = (
+    "gymnasium.wrappers.TransformAction(env, lambda action: action + {start}, gymnasium.spaces.Discrete({n}))"  # n actions
+)
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :raises ValueError: if value-based algorithms cannot choose such actions, or networks cannot take such observations
+    """
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"env has action_space={action_space}, but value-based algorithms need a Discrete one: "
+            "discretise the actions in a wrapper, or use an algorithm for continuous actions such as SAC."
+        )
+    if action_space.start != 0:
+        wrapper = TRANSFORM_ACTION.format(start=action_space.start, n=action_space.n)
+        raise ValueError(f"env has action_space={action_space}, but actions must start at 0: add the start by {wrapper}.")
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+    for key, space in parts.items():
+        name = "observation_space" if key is None else f"observation_space[{key!r}]"
+        if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+            remedy = (
+                "change it into numbers in a wrapper"
+                if key is None
+                else "leave it out by a wrapper such as gymnasium.wrappers.FilterObservation, or change it into numbers"
+            )
+            raise ValueError(f"env has {name}={space}, which networks cannot take: {remedy}.")
+        if np.any(getattr(space, "start", 0) != 0):
+            raise ValueError(
+                f"env has {name}={space}, but observations must start at 0: subtract the start in a wrapper such as "
+                "gymnasium.wrappers.TransformObservation."
+            )
+
+
+def check_images(model: ValueAlgorithm) -> None:
+    """
+    :param model: with its arguments as attributes, before networks are made
+    :raises ValueError: for images that are too small for the convolutions of the Nature DQN
+    """
+    space, policy_kwargs = model.observation_space, model.policy_kwargs
+    extractor = policy_kwargs.get("features_extractor_class") or default_features_extractor(model.policy_class)
+    if extractor is CombinedExtractor and isinstance(space, spaces.Dict):
+        normalized = not policy_kwargs.get("normalize_images", True)
+        images = {f"[{key!r}]": part for key, part in space.items() if is_image_space(part, normalized_image=normalized)}
+        remedy = "enlarge or flatten them in a wrapper, or use a features_extractor_class of your own"
+    elif extractor in (NatureCNN, NatureConv):
+        images = {"": space}
+        remedy = (
+            "use MlpPolicy, policy_kwargs=dict(features_extractor_class=MinAtarConv) with the one of sb3_distrl.networks, or "
+            "enlarge them in a wrapper such as gymnasium.wrappers.ResizeObservation"
+        )
+    else:
+        return
+    for key, image in images.items():
+        shape = image.shape or ()
+        if len(shape) == 3 and min(shape[1:]) < NATURE_SIDE:
+            raise ValueError(
+                f"observation_space{key} of shape {shape} is too small for the convolutions of the Nature DQN, which take "
+                f"images of at least {NATURE_SIDE}x{NATURE_SIDE}: {remedy}."
+            )
+
+
+def default_features_extractor(policy_class: type[BasePolicy]) -> type[BaseFeaturesExtractor] | None:
+    """
+    :param policy_class: of this library, of SB3 or of sb3-contrib
+    :return: what it takes unless told otherwise, if that can be seen
+    """
+    if issubclass(policy_class, ValuePolicy):
+        return policy_class.default_features_extractor
+    parameter = inspect.signature(policy_class).parameters.get("features_extractor_class")
+    return None if parameter is None else parameter.default
+
+
+def take_numbers(model: ValueAlgorithm) -> None:
+    """
+    Make ints of whole numbers of other types, which sweeps and files give.
+
+    :param model: with its arguments as attributes
+    :raises ValueError: naming an argument that is no whole number
+    """
+    for name, remedy in WHOLE_NUMBERS.items():
+        setattr(model, name, whole_number(name, getattr(model, name), remedy))
+    if model.seed is not None:
+        model.seed = whole_number("seed", model.seed, "use an int, or None")
+    if isinstance(model.train_freq, tuple):
+        frequency, *unit = model.train_freq
+        taken = (whole_number("train_freq", frequency, FREQUENCY), *unit)
+        model.train_freq = TrainFreq(*taken) if isinstance(model.train_freq, TrainFreq) else taken  # type: ignore[assignment]
+    else:
+        model.train_freq = whole_number("train_freq", model.train_freq, FREQUENCY)
+    if not callable(model.learning_rate):
+        model.learning_rate = number("learning_rate", model.learning_rate, LEARNING_RATE)
+
+
+def check_arguments(model: ValueAlgorithm) -> None:
+    """
+    :param model: with its arguments as attributes, before networks and replay buffer are made
+    :raises ValueError: naming the argument, its value and the remedy
+    """
+    own_policy = model.policy_aliases["MlpPolicy"]
+    if not issubclass(model.policy_class, own_policy):
+        raise ValueError(
+            f"policy={model.policy_class.__name__} is no policy of {type(model).__name__}: use one of "
+            f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
+        )
+    check_spaces(model.observation_space, model.action_space)
+    check_images(model)
+    check_at_least("n_steps", model.n_steps, 1, WHOLE_NUMBERS["n_steps"])
+    check_at_least("batch_size", model.batch_size, 1, WHOLE_NUMBERS["batch_size"])
+    check_at_least("target_update_interval", model.target_update_interval, 0, WHOLE_NUMBERS["target_update_interval"])
+    frequency = model.train_freq[0] if isinstance(model.train_freq, tuple) else model.train_freq
+    check_at_least("train_freq", frequency, 1, FREQUENCY)
+    if not callable(model.learning_rate):
+        check_at_least("learning_rate", model.learning_rate, 0, LEARNING_RATE)
+    check_fraction("alpha", model.alpha, "use 0.5, or prioritized=False for uniform sampling", zero=True)
+    check_fraction("gamma", model.gamma, "use a discount factor such as 0.99", zero=True)
+    check_fraction("tau", model.tau, "use 1 to copy the network to the target network", zero=True)
+    check_fraction("beta_initial", model.beta_initial, "the paper uses 0.4", zero=True)
+    check_fraction("beta_final", model.beta_final, "the paper uses 1", zero=True)
+    check_fraction("beta_fraction", model.beta_fraction, "use 1 for the whole training")
+    exploring = "use the fraction of the training that explores"
+    check_fraction("exploration_fraction", model.exploration_fraction, exploring, zero=True)
+    check_fraction("exploration_initial_eps", model.exploration_initial_eps, "it is a probability", zero=True)
+    check_fraction("exploration_final_eps", model.exploration_final_eps, "it is a probability", zero=True)
+    if model.max_grad_norm is not None:
+        check_at_least("max_grad_norm", model.max_grad_norm, 0, "use e.g. 10, or None for no clipping")
+    if model.replay_ratio is not None:
+        if not number("replay_ratio", model.replay_ratio, "use gradient steps per transition") > 0:
+            raise ValueError(f"replay_ratio={model.replay_ratio} must be positive: use gradient steps per transition.")
+        if model.gradient_steps != 1:
+            raise ValueError(
+                f"gradient_steps={model.gradient_steps} and replay_ratio={model.replay_ratio} contradict each other: "
+                "set only one of them."
+            )
+    check_acceleration(model.precision, model.compile, model.device)
+    buffer_class = model.replay_buffer_class or PrioritizedReplayBuffer
+    check_priorities(model, buffer_class)
+    check_buffer_settings(model, buffer_class)
+
+
+def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: of the buffer to train with
+    :raises ValueError: if the algorithm needs priorities, and the buffer has none
+    """
+    if model.prioritized and not hasattr(buffer_class, "update_priorities"):
+        raise ValueError(
+            f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
+            "replay_buffer_class=None for this library's buffer."
+        )
+
+
+def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
+    :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
+    """
+    if "beta" in model.replay_buffer_kwargs:
+        raise ValueError(
+            f"replay_buffer_kwargs has beta={model.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
+            "set beta_initial and beta_final instead."
+        )
+    own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), model.buffer_settings()
+    told = settings
+    if not own:
+        settings = dict(n_steps=model.n_steps, gamma=model.gamma)
+        parameters = inspect.signature(buffer_class).parameters
+        defaults = {name: parameters[name].default for name in settings if name in parameters}
+        told = {"n_steps": 1, "gamma": model.gamma, **defaults}
+    for name, value in settings.items():
+        if model.replay_buffer_kwargs.get(name, told[name]) != value:
+            remedy = (
+                f"leave {name} out of replay_buffer_kwargs"
+                if own
+                else f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
+            )
+            raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
+
+
+def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
+    """
+    :param model: that is about to learn
+    :param buffer: to train with, which may have been loaded
+    :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
+    """
+    check_priorities(model, type(buffer))
+    if buffer.n_envs != model.n_envs:
+        raise ValueError(
+            f"The replay buffer has n_envs={buffer.n_envs}, the environment {model.n_envs}: load the model "
+            "with as many environments as the buffer was filled by, or train with a new buffer."
+        )
+    if isinstance(buffer, PrioritizedReplayBuffer):
+        for name, value in model.buffer_settings().items():
+            if getattr(buffer, name) != value:
+                raise ValueError(
+                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
+                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
+                    "train with a new buffer."
+                )
+        buffer.check_memory()
