@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.resumable import random_state, set_random_state
+from sb3_distrl.common.generators import random_state, set_random_state
 
 Arrays = dict[str, np.ndarray]
 
