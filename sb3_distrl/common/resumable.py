@@ -55,7 +55,7 @@ class Resumable(DQN):
         :param include: attributes to save that usually are not
         """
         waiting = self._random_state
-        self._random_state = waiting or random_state(self.action_space)
+        self._random_state = waiting or random_state(self.action_space, self.device)
         try:
             if isinstance(path, (str, Path)):
                 with replacing(with_suffix(path, ".zip")) as temporary:
@@ -191,7 +191,7 @@ class Resumable(DQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         if self._random_state is not None and not reset_num_timesteps:
-            set_random_state(self._random_state, self.action_space)
+            set_random_state(self._random_state, self.action_space, self.device)
         self._random_state = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
