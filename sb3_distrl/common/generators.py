@@ -46,6 +46,36 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space, device: 
     action_space.np_random.bit_generator.state = state["action_space"]
 
 
+def _freshly_seeded() -> bool:
+    """:return: whether nothing was drawn from torch's generator since it was seeded"""
+    return th.equal(th.get_rng_state(), th.Generator().manual_seed(th.initial_seed()).get_state())
+
+
+class Seeding:
+    """
+    Tells which generators are seeded later on, whatever is drawn meanwhile: those of the action space and, by that of torch,
+    all global ones at once, as SB3's ``set_random_seed`` seeds them. NumPy's and Python's cannot tell on their own.
+
+    :param action_space: whose generator is meant
+    """
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.torch_seed, self.fresh = th.initial_seed(), _freshly_seeded()
+        self.generator = action_space.np_random
+
+    def unseeded_since(self, state: dict[str, Any], action_space: spaces.Space, device: th.device) -> dict[str, Any]:
+        """
+        :param state: of :func:`random_state`, to go on with
+        :param action_space: that of then
+        :param device: of the model
+        :return: the same, but of generators that were seeded since as they are now
+        """
+        seeded = th.initial_seed() != self.torch_seed or (_freshly_seeded() and not self.fresh)  # perhaps with the same seed
+        now = random_state(action_space, device)
+        space = (now if action_space.np_random is not self.generator else state)["action_space"]
+        return {**(now if seeded else state), "action_space": space}
+
+
 def seed_cpu_generators(seed: int) -> None:
     """
     Seed the global generators as SB3's ``set_random_seed`` does, but for those of GPUs, which may be somebody else's.
