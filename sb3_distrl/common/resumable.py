@@ -2,15 +2,12 @@
 
 import io
 import pickle
-import random
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,37 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.files import existing, load_object, read_object, replacing, save_object, with_suffix, write_object
+from sb3_distrl.common.generators import Seeding, random_state, set_random_state
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
 
 BUFFER, STATISTICS = "replay_buffer", "vec_normalize"  # in a checkpoint, beside what SB3 saves of a model
-
-
-def random_state(action_space: spaces.Space) -> dict[str, Any]:
-    """
-    :param action_space: whose samples are used
-    :return: the state of all random generators that training draws from, but for those of the environments
-    """
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": th.get_rng_state().numpy(),
-        "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
-        "action_space": action_space.np_random.bit_generator.state,
-    }
-
-
-def set_random_state(state: dict[str, Any], action_space: spaces.Space) -> None:
-    """
-    :param state: of :func:`random_state`
-    :param action_space: whose samples are used
-    """
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    th.set_rng_state(th.from_numpy(state["torch"].copy()))
-    if th.cuda.is_available() and len(state["cuda"]) == th.cuda.device_count():
-        th.cuda.set_rng_state_all([th.from_numpy(each.copy()) for each in state["cuda"]])
-    action_space.np_random.bit_generator.state = state["action_space"]
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -60,6 +31,20 @@ def is_checkpoint(path: str | Path) -> bool:
         return f"{BUFFER}/pickle" in archive.namelist()
 
 
+def _buffer_arguments(given: dict[str, Any], *buffers: Any) -> dict[str, list[Any]]:
+    """
+    :param given: arguments of an algorithm
+    :param buffers: replay buffers
+    :return: the values that each buffer has of the arguments that are meant for it
+    """
+    names = [name for name in ("buffer_size", "optimize_memory_usage") if given.get(name) is not None]
+    names += [name for name in given.get("replay_buffer_kwargs") or {} if hasattr(buffers[0], name)]
+    values = {name: [getattr(buffer, name, None) for buffer in buffers] for name in names}
+    if given.get("replay_buffer_class") is not None:
+        values["replay_buffer_class"] = [type(buffer).__name__ for buffer in buffers]
+    return values
+
+
 class Resumable(DQN):
     """
     SB3's DQN, whose files are whole at any moment, and whose training goes on exactly.
@@ -68,9 +53,14 @@ class Resumable(DQN):
     ``learn(reset_num_timesteps=False)`` then does what the first process would have done, had its environment been reset
     there; on a CPU to the last bit. Random generators are taken over as well, at the beginning of that ``learn()``, but
     for those of the environment: seed it.
+
+    What is asked for after saving wins: a seed given to ``load()``, ``model.set_random_seed()``, and SB3's
+    ``set_random_seed()`` of all global generators, or ``torch.manual_seed()``, between ``load()`` and ``learn()``. Seeds of
+    NumPy or Python alone do not: they cannot be told from numbers that were drawn.
     """
 
-    _random_state: dict[str, Any] | None = None  # to start the next learn() with
+    _random_state: dict[str, Any] | None = None  # saved, to start the next learn() with
+    _seeding: Seeding | None = None  # since it was loaded
 
     # Saving
 
@@ -85,7 +75,7 @@ class Resumable(DQN):
         :param include: attributes to save that usually are not
         """
         waiting = self._random_state
-        self._random_state = waiting or random_state(self.action_space)
+        self._random_state = self._state_to_go_on_with() or random_state(self.action_space, self.device)
         try:
             if isinstance(path, (str, Path)):
                 with replacing(with_suffix(path, ".zip")) as temporary:
@@ -96,13 +86,27 @@ class Resumable(DQN):
             self._random_state = waiting
 
     @classmethod
-    def load(cls: type[SelfResumable], path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfResumable:
+    def load(
+        cls: type[SelfResumable],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfResumable:
         """
         Load a model that ``save()`` or :meth:`save_checkpoint` saved, without its replay buffer.
 
         :param path: file
-        :param args: as in SB3
-        :param kwargs: as in SB3
+        :param env: as in SB3
+        :param device: as in SB3
+        :param custom_objects: as in SB3
+        :param print_system_info: as in SB3
+        :param force_reset: as in SB3
+        :param kwargs: arguments of the constructor, in place of those saved; with ``seed``, the saved state of the random
+            generators is not taken over
         :return: the model
         :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
         """
@@ -112,7 +116,14 @@ class Resumable(DQN):
                 whole = zipfile.is_zipfile(file) and {"data", "policy.pth"} <= set(zipfile.ZipFile(file).namelist())
             if not whole:
                 raise ValueError(f"path={path} is no saved model, or is truncated.")
-        return super().load(path, *args, **kwargs)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        given = {**(custom_objects or {}), **kwargs}
+        if given.get("seed") is not None:
+            model._random_state = None
+        if any(name.startswith("exploration_") for name in given):
+            model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
+        model._seeding = Seeding(model.action_space)
+        return model
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """
@@ -182,16 +193,24 @@ class Resumable(DQN):
         :param env: like the one that the checkpoint was made with; VecNormalize is given the statistics of then
         :param kwargs: of ``load()``
         :return: the model with its replay buffer
-        :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment does not fit
+        :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment or an argument for
+            the replay buffer does not fit
         """
         path = existing(path, ".zip")
         try:
             if not is_checkpoint(path):
                 raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
             model = cls.load(path, env=env, **kwargs)
+            asked_for = model.replay_buffer
             model._take_checkpoint(path)
         except zipfile.BadZipFile as error:
             raise ValueError(f"path={path} cannot be read: it is truncated or damaged, or no checkpoint.") from error
+        for name, (asked, saved) in _buffer_arguments(kwargs, asked_for, model.replay_buffer).items():
+            if asked != saved:
+                raise ValueError(
+                    f"{name}={asked} is not that of the replay buffer in path={path}, {saved}: leave it out, or use load() "
+                    "without that replay buffer."
+                )
         return model
 
     def _take_checkpoint(self, path: str | Path) -> None:
@@ -212,6 +231,27 @@ class Resumable(DQN):
 
     # Going on
 
+    def _setup_model(self) -> None:
+        waiting = self._random_state
+        super()._setup_model()
+        self._random_state = waiting  # the seed that SB3 sets here may be the saved one
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed all random generators, as in SB3; the model's ``seed`` is this one from now on.
+
+        :param seed: seed; ``None`` changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed, self._random_state = seed, None
+
+    def _state_to_go_on_with(self) -> dict[str, Any] | None:
+        """:return: the saved state of the random generators, but of those that were seeded since the model was loaded"""
+        if self._random_state is None or self._seeding is None:
+            return self._random_state
+        return self._seeding.unseeded_since(self._random_state, self.action_space, self.device)
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -220,8 +260,9 @@ class Resumable(DQN):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if self._random_state is not None and not reset_num_timesteps:
-            set_random_state(self._random_state, self.action_space)
+        state = self._state_to_go_on_with()
+        if state is not None and not reset_num_timesteps:
+            set_random_state(state, self.action_space, self.device)
         self._random_state = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
@@ -238,3 +279,6 @@ class Resumable(DQN):
         finally:
             if not complete:
                 self._last_obs = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_seeding"]

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.resumable import random_state, set_random_state
+from sb3_distrl.common.generators import random_state, seed_cpu_generators, set_random_state
+
+CPU = th.device("cpu")  # where actors are
 
 Arrays = dict[str, np.ndarray]
 
@@ -144,22 +145,22 @@ class RolloutWorker:
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
-        outside = random_state(self.spec.state["action_space"])
+        outside = random_state(self.spec.state["action_space"], CPU)
         if self._random_state is not None:
-            set_random_state(self._random_state, self.model.action_space)
+            set_random_state(self._random_state, self.model.action_space, CPU)
         try:
             yield
-            self._random_state = random_state(self.model.action_space)
+            self._random_state = random_state(self.model.action_space, CPU)
         finally:
-            set_random_state(outside, self.spec.state["action_space"])
+            set_random_state(outside, self.spec.state["action_space"], CPU)
 
     def _set_up(self) -> None:
         seeds = np.random.SeedSequence([*self.spec.seed, self.index, self.incarnation]).generate_state(3)
-        set_random_seed(int(seeds[0]))
+        seed_cpu_generators(int(seeds[0]))
         self.env = self.spec.make_envs()
         self.env.seed(int(seeds[1] // 2))
         cls = type("Actor" + self.spec.algorithm.__name__, (ActorModel, self.spec.algorithm), {})
-        model = cls(policy=self.spec.state["policy_class"], env=self.env, device="cpu", _init_setup_model=False)
+        model = cls(policy=self.spec.state["policy_class"], env=self.env, device=CPU, _init_setup_model=False)
         vars(model).update(self.spec.state)
         vars(model).update(
             n_envs=self.env.num_envs,

@@ -71,6 +71,7 @@ class TrainParser(argparse.ArgumentParser):
         parsed = super().parse_args(*args)
         if parsed.n_seeds < 1:
             self.error(f"--n-seeds {parsed.n_seeds} must be at least 1")
+        parsed.seed_given = parsed.seed >= 0  # else rl-zoo3 draws one
         return parsed
 
 

@@ -49,7 +49,7 @@ class Experiment(ExperimentManager):
     - frames of Atari games that skip some by themselves are not skipped once more by SB3's wrapper
     - ``vec_env_type="ale"``: Atari games are played by :class:`~sb3_distrl.envs.AtariVecEnv`, for training and evaluation
     - this library's algorithms go on where they were with ``-i``: with the settings of their run, and schedules and counters
-      continued
+      continued, and random generators, too, unless a seed is given (``args.seed_given``)
     - algorithms with actors get what makes the environments of one, ``n_envs`` of them
     - a study ends with files that one can read, see and train from
 
@@ -70,6 +70,7 @@ class Experiment(ExperimentManager):
         self.n_timesteps_given = self.n_timesteps > 0
         self.entry: str | None = getattr(args, "entry", None)
         self.n_seeds: int = getattr(args, "n_seeds", 1)
+        self.seed_given: bool = getattr(args, "seed_given", True)
         self.study: optuna.Study | None = None
         self.saved_hyperparams: Hyperparams = {}
         self.ale_kwargs: dict[str, Any] = {}
@@ -215,7 +216,10 @@ class Experiment(ExperimentManager):
             self.callbacks.append(MonitorOfActors(self.save_path, self.env_name.gym_id))
 
     def _load_pretrained_agent(self, hyperparams: Hyperparams, env: VecEnv) -> BaseAlgorithm:
-        model = super()._load_pretrained_agent(hyperparams, env)
+        run = copy.copy(self)
+        if issubclass(ALGOS[self.algo], ValueAlgorithm) and not self.seed_given:
+            run.seed = None  # type: ignore[assignment]
+        model = super(Experiment, run)._load_pretrained_agent(hyperparams, env)
         if not isinstance(model, ValueAlgorithm):
             return model
         left = model._total_timesteps - model.num_timesteps

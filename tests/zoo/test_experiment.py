@@ -345,6 +345,17 @@ def test_an_interrupted_run_does_what_is_left(command: Command, watch: type[Watc
     assert settings[0] == settings[1]
 
 
+@pytest.mark.parametrize(("seed", "goes_on"), [("5", False), ("-1", True)])
+def test_a_seed_that_is_given_is_taken(seed: str, goes_on: bool, command: Command) -> None:
+    """Without one, rl-zoo3 draws one: that is not asked for, and the random generators go on."""
+    command.train("iqn", **INTERRUPTED)
+    expected = np.random.rand()
+    command.prepare("iqn", *agent("iqn"), "--seed", seed)
+    assert command.model.seed == (None if goes_on else 5)
+    command.model._setup_learn(10, reset_num_timesteps=False)
+    assert (np.random.rand() == expected) == goes_on
+
+
 def test_a_checkpoint_goes_on_too(command: Command, capsys: Any) -> None:
     command.train("iqn", "--save-freq", "60", **DRIFTING)
     model = command.train("iqn", "-i", "logs/iqn/CartPole-v1_1/rl_model_60_steps.zip")
