@@ -57,6 +57,11 @@ class ApeX(Learner):
     An actor that dies, does not answer, or sends what is no transition (not finite, of another shape, an action that there is
     not) is started again with other seeds and its own epsilons. What it sent does not reach the replay buffer.
 
+    A subclass may override what it may without actors, such as the loss. Its actors have models of the same class, with
+    ``is_actor=True``, that SB3's ``save()`` and ``load()`` make of the learner's when ``learn()`` begins. After that only the
+    weights of both networks are sent; all other attributes stay as they were. Attributes that cannot be pickled have to be
+    named by ``_excluded_save_params()``; actors have those that ``__init__`` and ``_setup_model()`` set.
+
     :param policy: as of the algorithm
     :param env: name of an environment, or a function without arguments that makes one, or a VecEnv of all that an actor steps
     :param n_actors: number of actors
@@ -127,6 +132,11 @@ class ApeX(Learner):
     # Set-up
 
     def _check_arguments(self) -> None:
+        if not self.is_actor:
+            self._check_arguments_of_actors()
+        super()._check_arguments()
+
+    def _check_arguments_of_actors(self) -> None:
         for name, low, remedy in (
             ("n_actors", 1, "use the number of processes that step environments"),
             ("envs_per_actor", 1, "use 1"),
@@ -157,7 +167,6 @@ class ApeX(Learner):
         check_at_least("buffer_size", self.buffer_size, least, "use one that holds a block of each actor")
         if self.replay_ratio is None:
             self.replay_ratio, self.gradient_steps = self._ratio_without_actors(), 1
-        super()._check_arguments()
 
     def _ratio_without_actors(self) -> float:
         freq, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
@@ -191,7 +200,9 @@ class ApeX(Learner):
         :param env: as in the constructor
         :param force_reset: as in SB3
         """
-        super().set_env(env if isinstance(env, ActorEnvs) else ActorEnvs(env, self.n_actors, self.envs_per_actor), force_reset)
+        if not (self.is_actor or isinstance(env, ActorEnvs)):
+            env = ActorEnvs(env, self.n_actors, self.envs_per_actor)
+        super().set_env(env, force_reset)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         self._last_obs = None  # actors begin with new episodes
@@ -201,16 +212,11 @@ class ApeX(Learner):
 
     def _start_actors(self) -> Collector:
         assert isinstance(self.env, ActorEnvs)
-        kept = vars(self).keys() - {*self._excluded_save_params(), "policy"}
-        changed = dict(precision="float32", compile=False, tensorboard_log=None, seed=None, verbose=0)
-        state = {name: getattr(self, name) for name in kept} | changed
         seed = np.random.randint(2**31) if self.seed is None else self.seed
         epsilons = epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
         spec = ActorSpec(
-            algorithm=type(self).__mro__[type(self).__mro__.index(Learner) + 1],
-            state=state,
-            make_envs=self.env.make,
-            block_steps=self.block_steps,
+            model=self._actor_model(),
+            envs=self.env,
             random_steps=math.ceil(max(0, self.learning_starts - self.num_timesteps) / self.env.n_actors),
             epsilons=epsilons.reshape(self.env.n_actors, self.env.envs_per_actor),
             seed=(seed, self.num_timesteps),

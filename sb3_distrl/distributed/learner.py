@@ -1,5 +1,6 @@
 """The learner's part of SB3's loop: it takes what actors send in place of stepping environments."""
 
+import copy
 from abc import abstractmethod
 from collections import deque
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.distributed.collectors import Collector
 from sb3_distrl.distributed.envs import ActorEnvs
+from sb3_distrl.distributed.saved_model import SavedModel
 from sb3_distrl.distributed.worker import Report, Weights
 
 LOOK_EVERY = 10  # gradient steps between looks at what actors have sent
@@ -24,6 +26,9 @@ class Learner(ValueAlgorithm):
     """
     An algorithm whose transitions come from actors; see :class:`~sb3_distrl.distributed.ApeX`, which starts them.
 
+    Actors have models of the same class, with ``is_actor``, which collect transitions as the algorithm without actors does:
+    with the networks and the epsilon that they are given, and a replay buffer of one block.
+
     ``replay_ratio`` and the arguments below are set by then.
     """
 
@@ -34,6 +39,7 @@ class Learner(ValueAlgorithm):
     weights_interval: int
     tolerance: int | None
     synchronous: bool
+    is_actor = False
     _actors: Collector | None = None
     _started_at = 0, 0  # environment steps and gradient steps before the actors
     _waiting: deque[tuple[float, bool, dict[str, Any]]]  # transitions that are no vectorised step yet
@@ -41,6 +47,20 @@ class Learner(ValueAlgorithm):
     @abstractmethod
     def _start_actors(self) -> Collector:
         """:return: actors at work"""
+
+    def _actor_model(self) -> SavedModel:
+        """
+        :return: the model that actors start with
+        :raises ValueError: if one of its attributes cannot be pickled
+        """
+        actor = copy.copy(self)
+        actor.is_actor = True
+        actor.n_envs = self.env.envs_per_actor
+        actor.buffer_size = self.block_steps * actor.n_envs
+        actor.precision, actor.compile = "float32", False
+        actor.seed, actor.verbose, actor.tensorboard_log = None, 0, None
+        actor._last_obs = actor._last_episode_starts = None  # type: ignore[assignment]
+        return SavedModel.of(actor, exclude=["_random_state", "batch_norm_stats", "batch_norm_stats_target"])
 
     def learn(self: SelfLearner, *args: Any, **kwargs: Any) -> SelfLearner:
         """
@@ -82,7 +102,13 @@ class Learner(ValueAlgorithm):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
     ) -> RolloutReturn:
-        """Take what actors have sent, as far as they are not too far ahead; wait for it where there is nothing else to do."""
+        """
+        Take what actors have sent, as far as they are not too far ahead; wait for it where there is nothing else to do.
+
+        An actor steps its environments, as the algorithm does without actors.
+        """
+        if self.is_actor:
+            return super().collect_rollouts(env, callback, *args, log_interval=log_interval, **kwargs)
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         if self._actors is None:
@@ -97,6 +123,10 @@ class Learner(ValueAlgorithm):
                 going_on = self._insert(actor, report, callback, log_interval)
         callback.on_rollout_end()
         return RolloutReturn(self.num_timesteps - before, self._episode_num - episodes, going_on)
+
+    def _on_step(self) -> None:
+        if not self.is_actor:  # which is given its epsilon and both networks
+            super()._on_step()
 
     def _may_insert(self, due: int) -> bool:
         """
@@ -169,6 +199,10 @@ class Learner(ValueAlgorithm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_actors": None}  # a copy of a model has none
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules, variables = super()._get_torch_save_params()
+        return [name for name in modules if not (self.is_actor and name == "policy.optimizer")], variables
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_actors", "_waiting"]

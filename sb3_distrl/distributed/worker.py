@@ -1,19 +1,21 @@
 """An actor: it steps environments with its own copy of the networks, and sends what it saw (Horgan et al. 2018)."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.generators import random_state, seed_cpu_generators, set_random_state
+from sb3_distrl.distributed.envs import ActorEnvs
+from sb3_distrl.distributed.saved_model import SavedModel
 
 CPU = th.device("cpu")  # where actors are
 
@@ -58,37 +60,36 @@ class Report(NamedTuple):
     first: bool
 
 
-class ActorModel(ValueAlgorithm):
-    """An algorithm that acts with the weights it is given: no schedule, no update of the target network."""
+class EpisodesOfBlock(BaseCallback):
+    """Notes the episodes that end in a block."""
 
-    episodes: list[Episode]
+    def start_block(self) -> None:
+        """Forget those of the block before."""
+        self.episodes: list[Episode] = []
+        self.steps = 0
 
-    def _on_step(self) -> None: ...
-
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        for env, info in enumerate(infos):
+    def _on_step(self) -> bool:
+        for env, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
             ended: dict[str, Any] = {key: info[key] for key in ("episode", "is_success") if key in info}
-            if ended and (dones is None or dones[env]):
-                self.episodes.append(Episode(self.replay_buffer.size(), env, ended))  # type: ignore[union-attr]
+            if ended and done:
+                self.episodes.append(Episode(self.steps, env, ended))
+        self.steps += 1
+        return True
 
 
 class ActorSpec(NamedTuple):
     """
     What an actor needs to know.
 
-    :param algorithm: class of the algorithm
-    :param state: its attributes, without networks and buffer
-    :param make_envs: makes the environments
-    :param block_steps: T, steps of each environment in a block
+    :param model: the learner's, of the same class, made an actor's
+    :param envs: make the environments of an actor
     :param random_steps: transitions with random actions before the actor asks its network
     :param epsilons: of all actors' environments, shape [n_actors, E]
     :param seed: what the seeds of all actors are made from
     """
 
-    algorithm: type[ValueAlgorithm]
-    state: dict[str, Any]
-    make_envs: Callable[[], VecEnv]
-    block_steps: int
+    model: SavedModel
+    envs: ActorEnvs
     random_steps: int
     epsilons: np.ndarray
     seed: tuple[int, ...]
@@ -136,7 +137,7 @@ class RolloutWorker:
                 self._set_up()
             if weights is not None and weights.version > self.version:
                 self._take(weights)
-            return Report(self._collect_block(), self.model.episodes, self.version, first)
+            return Report(self._collect_block(), self.callback.episodes, self.version, first)
 
     def close(self) -> None:
         """Close the environments."""
@@ -145,34 +146,30 @@ class RolloutWorker:
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
-        outside = random_state(self.spec.state["action_space"], CPU)
+        outside = random_state(self.spec.envs.action_space, CPU)
         if self._random_state is not None:
             set_random_state(self._random_state, self.model.action_space, CPU)
         try:
             yield
             self._random_state = random_state(self.model.action_space, CPU)
         finally:
-            set_random_state(outside, self.spec.state["action_space"], CPU)
+            set_random_state(outside, self.spec.envs.action_space, CPU)
 
     def _set_up(self) -> None:
         seeds = np.random.SeedSequence([*self.spec.seed, self.index, self.incarnation]).generate_state(3)
         seed_cpu_generators(int(seeds[0]))
-        self.env = self.spec.make_envs()
+        self.env = self.spec.envs.make()
         self.env.seed(int(seeds[1] // 2))
-        cls = type("Actor" + self.spec.algorithm.__name__, (ActorModel, self.spec.algorithm), {})
-        model = cls(policy=self.spec.state["policy_class"], env=self.env, device=CPU, _init_setup_model=False)
-        vars(model).update(self.spec.state)
-        vars(model).update(
-            n_envs=self.env.num_envs,
-            buffer_size=self.spec.block_steps * self.env.num_envs,
-            action_space=self.env.action_space,
-            exploration_rate=self.spec.epsilons[self.index],
-        )
+        model = self.spec.model.load()
+        assert isinstance(model, ValueAlgorithm) and isinstance(model.replay_buffer, PrioritizedReplayBuffer)
+        self.spec = self.spec._replace(model=self.spec.model._replace(file=b""))  # it may be large
+        model.set_env(self.env)
         model.action_space.seed(int(seeds[2]))
-        model._setup_model()
-        _, self.callback = model._setup_learn(sys.maxsize)
+        model.exploration_rate = self.spec.epsilons[self.index]
+        self.callback = EpisodesOfBlock()
+        model._setup_learn(sys.maxsize, self.callback)
         model.num_timesteps = self.steps
-        self.model: ActorModel = model
+        self.model, self.buffer = model, model.replay_buffer
 
     def _take(self, weights: Weights) -> None:
         for network, arrays in ((self.model.q_net, weights.online), (self.model.q_net_target, weights.target)):
@@ -181,18 +178,17 @@ class RolloutWorker:
         self.version = weights.version
 
     def _collect_block(self) -> Block:
-        model, buffer = self.model, self.model.replay_buffer
-        assert isinstance(buffer, PrioritizedReplayBuffer)
-        model.episodes = []
-        buffer.start_block()
-        steps = TrainFreq(self.spec.block_steps, TrainFrequencyUnit.STEP)
-        model.collect_rollouts(self.env, self.callback, steps, buffer, learning_starts=self.spec.random_steps)
-        return buffer.block(self._priorities(buffer) if model.prioritized else None)
+        self.callback.start_block()
+        self.buffer.start_block()
+        steps = TrainFreq(self.buffer.buffer_size, TrainFrequencyUnit.STEP)
+        self.model.collect_rollouts(self.env, self.callback, steps, self.buffer, learning_starts=self.spec.random_steps)
+        return self.buffer.block(self._priorities() if self.model.prioritized else None)
 
-    def _priorities(self, buffer: PrioritizedReplayBuffer) -> np.ndarray:
+    def _priorities(self) -> np.ndarray:
         """:return: what the algorithm's loss says of the n-step transitions, as at their first sampling, shape [T, E]"""
+        buffer = self.buffer
         indices = np.arange(buffer.size() * buffer.n_envs)
         batch = self.model._preprocessed(buffer._n_step_samples(indices, np.ones(len(indices)), None))
         with th.no_grad():
             priorities = self.model._evaluate(batch).priorities
-        return priorities.numpy().reshape(-1, buffer.n_envs)
+        return priorities.float().numpy().reshape(-1, buffer.n_envs)

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import cloudpickle
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_distrl.distributed import ApeXIQN, ApeXQRDQN, ApeXRainbow
@@ -38,3 +39,11 @@ def digest(model: BaseAlgorithm) -> str:
     """:return: of all parameters"""
     arrays = [value.cpu().numpy().tobytes() for value in model.policy.state_dict().values()]
     return hashlib.md5(b"".join(arrays)).hexdigest()
+
+
+def spec_of(model, **changes):
+    """:return: what the model's actors would be told"""
+    model._setup_learn(1000)
+    actors = model._start_actors()
+    actors.close()
+    return cloudpickle.loads(cloudpickle.dumps(actors.spec._replace(**changes)))

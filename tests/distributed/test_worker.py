@@ -3,7 +3,6 @@
 import copy
 import random
 
-import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -16,15 +15,7 @@ from sb3_distrl.distributed import ApeXIQN
 from sb3_distrl.distributed.envs import ActorEnvs, make_envs
 from sb3_distrl.distributed.worker import RolloutWorker, epsilon_ladder
 from tests.common.envs import KINDS, POLICIES, make_env
-from tests.distributed.settings import CLASSES, make_model
-
-
-def spec_of(model, **changes):
-    """:return: what the model's actors would be told"""
-    model._setup_learn(1000)
-    actors = model._start_actors()
-    actors.close()
-    return cloudpickle.loads(cloudpickle.dumps(actors.spec._replace(**changes)))
+from tests.distributed.settings import CLASSES, make_model, spec_of
 
 
 def test_the_ladder_of_epsilons():
@@ -83,14 +74,14 @@ def test_blocks_are_what_the_environments_did(kind):
     """Whatever is observed: rows of the learner's buffer equal those of a buffer that was given each step."""
     policy = POLICIES.get(kind, "MlpPolicy")
     model = make_model(env=make_env(kind), policy=policy, envs_per_actor=2, learning_starts=1000, policy_kwargs={})
-    worker, twin = (RolloutWorker(spec_of(model, random_steps=1000), 0) for _ in range(2))
+    long = make_model(env=make_env(kind), policy=policy, envs_per_actor=2, block_steps=40, policy_kwargs={})
+    worker, twin = (RolloutWorker(spec_of(each, random_steps=1000), 0) for each in (model, long))
     direct = type(model.replay_buffer)(
         2 * 100, model.observation_space, model.action_space, "cpu", 2, model.replay_buffer.optimize_memory_usage,
         n_steps=model.n_steps, gamma=model.gamma, alpha=model.alpha,
     )  # fmt: skip
     for _ in range(4):
         model.replay_buffer.add_block(np.arange(2), worker.collect(None).block)
-    twin.spec = twin.spec._replace(block_steps=40)
     block = twin.collect(None).block  # the same steps, in one
     direct.add_block(np.arange(2), block)
     model.replay_buffer.check_valid()
