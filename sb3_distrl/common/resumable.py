@@ -11,11 +11,13 @@ import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.files import existing, load_object, read_object, replacing, save_object, with_suffix, write_object
 from sb3_distrl.common.generators import Seeding, random_state, set_random_state
+from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
 
@@ -266,19 +268,22 @@ class Resumable(DQN):
         self._random_state = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, *args: Any, **kwargs: Any
+    ) -> RolloutReturn:
         """
-        Collect transitions, as in SB3. Where a callback or an exception stops it, the environment may have gone a step
-        further than what was stored, so that the next ``learn()`` has to reset it.
+        Collect transitions, as in SB3, but that the step at which a callback stops training is stored, too. Where an exception
+        stops it, the environment may have gone a step further than what was stored: the next ``learn()`` resets it.
         """
+        stoppable = StoppableFreq(*train_freq)
         complete = False
         try:
-            rollout = super().collect_rollouts(*args, **kwargs)
-            complete = rollout.continue_training
-            return rollout
+            rollout = super().collect_rollouts(env, StopAfterStoring(callback, stoppable), stoppable, *args, **kwargs)
+            complete = True
         finally:
             if not complete:
                 self._last_obs = None
+        return rollout._replace(continue_training=not stoppable.stopped)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_seeding"]

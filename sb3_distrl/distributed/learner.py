@@ -178,8 +178,7 @@ class Learner(ValueAlgorithm):
             rewards, dones, infos = (list(column) for column in zip(*step, strict=True))
             self.num_timesteps += self.n_envs
             callback.update_locals(dict(rewards=np.array(rewards), dones=np.array(dones), infos=infos))
-            if not callback.on_step():
-                return False
+            going_on = callback.on_step()
             self._update_info_buffer(infos, np.array(dones))
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
@@ -187,6 +186,8 @@ class Learner(ValueAlgorithm):
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
+            if not going_on:
+                return False
         return True
 
     def dump_logs(self) -> None:

@@ -144,8 +144,10 @@ def test_callbacks_of_sb3(tmp_path, recwarn):
     assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["rl_model_200_steps.zip", "rl_model_400_steps.zip"]
     assert not [warning for warning in recwarn if "same type" in str(warning.message)]
     stopped = make_model(envs_per_actor=2)
-    stopped.learn(10_000, callback=StopTrainingOnMaxEpisodes(4))
-    assert 4 <= stopped._episode_num + 4 and stopped.num_timesteps < 2000
+    stopping = StopTrainingOnMaxEpisodes(4)  # in each of 4 environments
+    stopped.learn(10_000, callback=stopping)
+    assert stopped._episode_num == len(stopped.ep_info_buffer) == stopping.n_episodes >= 16
+    assert stopped.num_timesteps == 4 * stopped._n_calls == 4 * stopping.n_calls < 2000
 
 
 def test_goes_on_from_a_checkpoint(tmp_path):
