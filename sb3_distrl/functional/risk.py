@@ -13,34 +13,16 @@ authors ran, and what the signs of its levels and its description of the measure
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch as th
 
 from sb3_distrl.checks import check_fraction
+from sb3_distrl.functional.special import inverse
 
-CELLS = 2**13  # of tables for numerical inverses
 LOWEST_CPW = 0.3  # below 0.28 the curve falls in places, and just above it is too flat to invert
 MOST_NORM = 16  # beyond, the alternating sum loses digits in float32
-
-
-def _inverse(increasing: Callable[[th.Tensor], th.Tensor], values: th.Tensor) -> th.Tensor:
-    """
-    Invert a function numerically: by a table of it, closer at both ends of [0, 1], with straight lines between its points.
-
-    :param increasing: function from [0, 1] onto [0, 1]
-    :param values: in [0, 1], any shape
-    :return: where the function takes them, same shape; 0 and 1 exactly
-    """
-    grid = th.linspace(0, math.pi / 2, CELLS + 1, device=values.device, dtype=values.dtype).sin() ** 2
-    table = increasing(grid).cummax(dim=0).values  # in order, whatever rounding does where the function is flat
-    index = th.searchsorted(table, values.contiguous()).clamp(1, CELLS)
-    low, high = table[index - 1], table[index]
-    share = ((values - low) / (high - low).clamp(min=th.finfo(values.dtype).tiny)).clamp(0, 1)
-    inverse = grid[index - 1] + share * (grid[index] - grid[index - 1])
-    return th.where(values < 1, inverse, 1.0)
 
 
 class Distortion(ABC):
@@ -180,7 +162,7 @@ class CPW(_WithLevel):
         return powers / (powers + (1 - taus) ** self.eta) ** (1 / self.eta)
 
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
-        return _inverse(self, fractions)
+        return inverse(self, fractions)
 
 
 @dataclass(frozen=True)
@@ -252,7 +234,7 @@ class Norm(_WithLevel):
         if self.is_identity:
             return taus
         mirrored = taus > 0.5
-        lower = _inverse(self.inverse, th.where(mirrored, 1 - taus, taus))
+        lower = inverse(self.inverse, th.where(mirrored, 1 - taus, taus))
         return th.where(mirrored, 1 - lower, lower)
 
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
