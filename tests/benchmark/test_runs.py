@@ -216,16 +216,6 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, capsys):
     assert set(pd.read_csv(tmp_path / "results" / "tiny.csv")["algo"]) == {"DQN"}
 
 
-def test_two_processes_may_share_a_suite(tmp_path):
-    path = suite_file(tmp_path, **TRAINING)
-    suite = Suite(path)
-    first, second = Results(suite, tmp_path / "results"), Results(suite, tmp_path / "results")
-    row = dict(env="CartPole-v1", seed=0, step=400, return_mean=1.0, return_std=0.0, episodes=1)
-    for results, algo in ((first, "DQN"), (second, "Rainbow")):
-        results.add(Run(algo, "CartPole-v1", 0), pd.DataFrame([dict(algo=algo, **row)])[COLUMNS], seconds=1.0)
-    assert list(pd.read_csv(tmp_path / "results" / "tiny.csv")["algo"]) == ["DQN", "Rainbow"]
-
-
 def test_a_part_ends_where_the_next_one_starts(tmp_path):
     suite = Suite(suite_file(tmp_path, **{**TRAINING, "window": 10, "steps": {"CartPole-v1": 30}}))
     (tmp_path / "run").mkdir()
