@@ -27,7 +27,7 @@ def run_script(name: str, *arguments: str) -> str:
     :return: what it printed
     """
     command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
