@@ -9,6 +9,7 @@ import ale_py
 import gymnasium
 import torch as th
 import yaml
+from filelock import FileLock
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
@@ -95,6 +96,15 @@ def processor() -> str:
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     name = names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
     return f"{name} and {th.cuda.get_device_name()}" if th.cuda.is_available() else name
+
+
+def locked(path: Path) -> FileLock:
+    """
+    :param path: file that several processes may read, change and write
+    :return: a lock on it, for a ``with`` statement; the operating system releases it when its owner dies
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def write_report(report: str, path: Path) -> None:

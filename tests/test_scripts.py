@@ -27,7 +27,7 @@ def run_script(command: str, *arguments: str) -> str:
     """
     script, *name = command.split()
     line = [sys.executable, str(ROOT / "scripts" / script), *name, *arguments]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(line, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

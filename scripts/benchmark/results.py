@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from shared import ROOT, processor, versions
+from shared import ROOT, locked, processor, versions
 
 from benchmark.suite import Run, Suite, respelled
 from benchmark.training import parts
@@ -107,11 +107,18 @@ class Results:
 
     def add(self, run: Run, rows: pd.DataFrame, seconds: float) -> None:
         """
+        Write the rows of a run beside those that other processes have written.
+
         :param run: which is done
         :param rows: of it
         :param seconds: that it took, or its last part, where it was interrupted
         """
-        self._read()  # another process may have added some
+        with locked(self.table):
+            self._read()
+            self._add(run, rows, seconds)
+            self._write()
+
+    def _add(self, run: Run, rows: pd.DataFrame, seconds: float) -> None:
         self.rows = rows if self.rows.empty else pd.concat([self.rows, rows])
         self.rows = self.rows.sort_values([*KEYS, "step"], ignore_index=True)
         self.settings.setdefault(run.algo, {})[run.env_id] = self.suite.settings(run.algo, run.env_id)
@@ -120,6 +127,8 @@ class Results:
             self.origins.append({**self.here, "seconds": {}})
             found = self.origins[-1:]
         found[0]["seconds"].setdefault(run.algo, {}).setdefault(run.env_id, {})[run.seed] = round(seconds)
+
+    def _write(self) -> None:
         text = io.StringIO()
         self.rows.to_csv(text, index=False, float_format="%.6g")
         with replacing(self.origin) as path:

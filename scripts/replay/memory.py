@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import torch as th
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
-from shared import machine, make_env
+from shared import locked, machine, make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
@@ -351,11 +351,11 @@ def write_section(path: Path, title: str, text: str) -> None:
     :param text: what it says
     """
     head = "# Memory of the replay buffer with optimize_memory_usage\n\nWritten by `scripts/replay/memory.py`.\n"
-    sections = path.read_text().split("\n## ")[1:] if path.exists() else []
-    kept = [section for section in sections if not section.startswith(title)]
     new = f"{title}\n\n{text}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n## ".join([head, *sorted([*kept, new])]))
+    with locked(path):
+        sections = path.read_text().split("\n## ")[1:] if path.exists() else []
+        kept = [section for section in sections if not section.startswith(title)]
+        path.write_text("\n## ".join([head, *sorted([*kept, new])]))
 
 
 def main(arguments: list[str]) -> None:

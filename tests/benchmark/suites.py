@@ -1,6 +1,10 @@
 """Suites of little work."""
 
+import time
+from pathlib import Path
+
 import yaml
+from stable_baselines3.common.callbacks import BaseCallback
 
 ENTRY = dict(policy="MlpPolicy", learning_starts=100, buffer_size=1000, train_freq=4, policy_kwargs=dict(net_arch=[8]))
 TRAINING = dict(measure="training", window=400, seeds=[0, 3], steps={"CartPole-v1": 1200})
@@ -17,3 +21,22 @@ def suite_file(folder, name="tiny", **fields):
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump(fields))
     return path
+
+
+class WaitToBeKilled(BaseCallback):
+    """
+    Waits for the end of the process, the first time.
+
+    :param step: environment step at which it waits
+    :param reached: file that says that it does; where there is one, it does nothing
+    """
+
+    def __init__(self, step: int, reached: str) -> None:
+        super().__init__()
+        self.step, self.reached = step, Path(reached)
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step and not self.reached.exists():
+            self.reached.touch()
+            time.sleep(3600)
+        return True

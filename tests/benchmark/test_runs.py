@@ -22,13 +22,13 @@ from tests.benchmark.suites import ENTRY, TRAINING, suite_file
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "scripts" / "benchmark"
 EVALUATION = dict(measure="evaluation", evaluations=2, episodes=3, seeds=[0], steps={"CartPole-v1": 600})
-# One run of Rainbow, with as many gradient steps after its first checkpoint as leave time to kill it
-TO_BE_KILLED = dict(
-    seeds=[0],
-    steps={"CartPole-v1": 2000},
-    checkpoint=500,
-    contenders=dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "gradient_steps": 2})),
-)
+
+
+def to_be_killed(folder):
+    """:return: fields of a suite with one run of Rainbow, which waits to be killed between its first two checkpoints"""
+    waits = {"tests.benchmark.suites.WaitToBeKilled": dict(step=700, reached=str(folder / "reached"))}
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "callback": [waits]}))
+    return dict(seeds=[0], steps={"CartPole-v1": 2000}, checkpoint=500, contenders=contenders)
 
 
 def run(folder, path, *options):
@@ -121,7 +121,7 @@ def started(folder, path):
 
 def wait_for(process, found):
     """:param found: called until it returns something"""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not found():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
@@ -135,24 +135,31 @@ def folder_of_rainbow(folder):
 def kill_after_a_checkpoint(folder, path):
     """
     :param folder: for runs and results
-    :param path: of a suite named tiny, with Rainbow alone
+    :param path: of a suite named tiny, with the fields of :func:`to_be_killed`
     :return: folder of the run that was killed
     """
-    of_run = folder_of_rainbow(folder)
     with started(folder, path) as process:
-        wait_for(process, lambda: list(of_run.glob("checkpoints/checkpoint_*_steps.zip")))
+        wait_for(process, (folder / "reached").exists)
         os.killpg(process.pid, signal.SIGKILL)
-    return of_run
+    return folder_of_rainbow(folder)
 
 
+@pytest.fixture
+def tests_are_importable(monkeypatch):
+    """In the processes of runs, whatever folder they are started from."""
+    path = [str(BENCHMARK.parents[1]), os.environ.get("PYTHONPATH")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+
+
+@pytest.mark.usefixtures("tests_are_importable")
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    path = suite_file(tmp_path, **{**TRAINING, **TO_BE_KILLED})
+    path = suite_file(tmp_path, **{**TRAINING, **to_be_killed(tmp_path)})
     folder = kill_after_a_checkpoint(tmp_path, path)
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
     run(tmp_path, path)
     first, second = parts(folder)
-    assert first.start == 0 and second.start >= 500
+    assert (first.start, second.start) == (0, 500)
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
     assert list(rows["step"]) == list(range(400, 2001, 400))
     (monitor,) = second.folder.glob("*monitor.csv")
@@ -161,12 +168,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.usefixtures("tests_are_importable")
 def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
-    path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **TO_BE_KILLED})
+    path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **to_be_killed(tmp_path)})
     folder = kill_after_a_checkpoint(tmp_path, path)
 
     run(tmp_path, path)
-    assert [part.start >= 500 for part in parts(folder)] == [False, True]
+    assert [part.start for part in parts(folder)] == [0, 500]
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
     assert rows[["step", "episodes"]].to_numpy().tolist() == [[2000, 3]]
 
@@ -203,7 +211,7 @@ def test_an_interrupted_run_is_none(tmp_path):
     with started(tmp_path, path) as process:
         wait_for(process, lambda: list(tmp_path.rglob("*monitor.csv")))
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=600)
     assert process.returncode != 0
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
@@ -214,16 +222,6 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path, capsys):
         run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=contenders))
     assert "gamma=7" in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "results" / "tiny.csv")["algo"]) == {"DQN"}
-
-
-def test_two_processes_may_share_a_suite(tmp_path):
-    path = suite_file(tmp_path, **TRAINING)
-    suite = Suite(path)
-    first, second = Results(suite, tmp_path / "results"), Results(suite, tmp_path / "results")
-    row = dict(env="CartPole-v1", seed=0, step=400, return_mean=1.0, return_std=0.0, episodes=1)
-    for results, algo in ((first, "DQN"), (second, "Rainbow")):
-        results.add(Run(algo, "CartPole-v1", 0), pd.DataFrame([dict(algo=algo, **row)])[COLUMNS], seconds=1.0)
-    assert list(pd.read_csv(tmp_path / "results" / "tiny.csv")["algo"]) == ["DQN", "Rainbow"]
 
 
 def test_a_part_ends_where_the_next_one_starts(tmp_path):

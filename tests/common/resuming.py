@@ -2,15 +2,14 @@
 Going on in another process: ``python -m tests.common.resuming TASK FOLDER [N_ENVS]``.
 
 ``resume`` goes on with every model that the test has saved in the folder, and writes the parameters it comes to.
-``kill`` kills processes in the middle of saving checkpoints, and sees what the file is good for then.
+``kill`` has processes die in the middle of saving checkpoints, and sees what the file is good for then.
 """
 
 import multiprocessing
-import random
+import os
 import shutil
+import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +71,8 @@ def resume(folder: Path, n_envs: int) -> None:
 
 # Killing
 
-KILLS, ATTEMPTS, ROUNDS = 6, 40, 10  # of each algorithm
-KILLED_WITHIN = 3  # rounds
-WRITING = 0.6  # of the time of a save; some are complete by then
-FILLED, ROUND_STEPS = 6_000, 8
+KILLS = [(0, 0.0), (0, 0.8), (1, 0.03), (1, 0.97), (2, 0.3), (2, 1.0)]  # after how many saves, and how far into the next
+FILLED, ROUND_STEPS = 600, 8
 
 
 def round_env(n_envs: int) -> VecEnv:
@@ -93,63 +90,75 @@ def learn_round(model: Any) -> Any:
     return model
 
 
-def save_rounds(path: Path, model: Any) -> None:
-    for _ in range(ROUNDS):
+def die_at(size: int) -> None:
+    """:param size: in bytes; the kernel kills this process when it writes beyond it in any file"""
+    import resource  # not on Windows
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def die_before_replacing(path: Path) -> None:
+    """:param path: which this process never gets to replace"""
+    replace = os.replace
+
+    def replace_or_die(source: Any, target: Any) -> None:
+        if Path(target) == path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die  # type: ignore[assignment]
+
+
+def save_and_die(path: Path, model: Any, saves: int, part: float) -> None:
+    """
+    :param path: of the checkpoint
+    :param model: to save and to train
+    :param saves: that are completed before
+    :param part: of the next file that is written; all of it is there at 1, but under another name
+    """
+    for _ in range(saves):
         model.save_checkpoint(path)
         learn_round(model)
-
-
-def seconds(function: Callable[..., None], *args: Any) -> float:
-    """:return: that it takes"""
-    began = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - began
+    if part < 1:
+        die_at(int(part * path.stat().st_size))
+    else:
+        die_before_replacing(path)
+    model.save_checkpoint(path)
 
 
 def kill(folder: Path, n_envs: int) -> None:
     """Every checkpoint that a killed process has left leads to where the uninterrupted rounds lead."""
     fork = multiprocessing.get_context("fork")
     for name, algorithm in CLASSES.items():
-        # The replay buffer takes some time to save
-        crowded = dict(buffer_size=FILLED, learning_starts=FILLED - 200, seed=SEED)
-        model = make(Setting(algorithm, crowded, {}), round_env(n_envs), "image")
+        full = dict(buffer_size=FILLED, learning_starts=FILLED - 200, seed=SEED)
+        model = make(Setting(algorithm, full, {}), round_env(n_envs), "image")
         start, path = folder / f"{name}-start.zip", folder / f"{name}.zip"
         model.learn(FILLED).save_checkpoint(start)
-        model, expected = load_round(name, start, n_envs), {}
-        for _ in range(ROUNDS):
+        expected = []  # steps and parameters after each round
+        model = load_round(name, start, n_envs)
+        for _ in range(max(saves for saves, _ in KILLS) + 1):
             steps = model.num_timesteps
-            expected[steps] = snapshot(learn_round(model))
+            expected.append((steps, snapshot(learn_round(model))))
 
-        # On this machine, so that a slow one gets to the same point
-        round_seconds = seconds(save_rounds, path, model) / ROUNDS
-        save_seconds = seconds(model.save_checkpoint, path)
-
-        rng, found, kills = random.Random(0), set(), 0
-        temporary = folder / f".{name}.zip.tmp"
-        for _ in range(ATTEMPTS):
+        for saves, part in KILLS:
             shutil.copy(start, path)
-            model = load_round(name, start, n_envs)
-            saving = fork.Process(target=save_rounds, args=(path, model))
+            before = set(folder.iterdir())
+            saving = fork.Process(target=save_and_die, args=(path, load_round(name, start, n_envs), saves, part))
             saving.start()
-            time.sleep(KILLED_WITHIN * round_seconds * rng.random())
-            while saving.is_alive() and not temporary.exists():
-                time.sleep(save_seconds / 100)
-            time.sleep(WRITING * save_seconds * rng.random())
-            saving.kill()
             saving.join()
-            kills += temporary.exists()
-            temporary.unlink(missing_ok=True)
+            assert saving.exitcode == -(signal.SIGXFSZ if part < 1 else signal.SIGKILL), (name, saves, part)
+            unfinished = set(folder.iterdir()) - before
+            assert unfinished, (name, saves, part)
+            for file in unfinished:
+                file.unlink()
             loaded = load_round(name, path, n_envs)
             loaded.replay_buffer.check_valid()
-            steps = loaded.num_timesteps
-            found.add(steps)
+            steps, parameters = expected[max(saves - 1, 0)]
+            assert loaded.num_timesteps == steps, (name, saves, part)
             for key, value in snapshot(learn_round(loaded)).items():
-                assert th.equal(value, expected[steps][key]), (name, steps, key)
-            if kills >= KILLS and len(found) > 1:
-                break
-        seen = f"{name}, {n_envs} environments: {kills} kills in the middle of a save; steps of checkpoints: {sorted(found)}"
-        print(seen)
-        assert kills >= KILLS and len(found) > 1, seen
+                assert th.equal(value, parameters[key]), (name, saves, part, key)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 
 PYTHON = os.environ.get("SB3_DISTRL_PYTHON", sys.executable)
 SCRIPT = str(Path(PYTHON).with_name("sb3-distrl"))
-TIMEOUT = 300.0
+TIMEOUT = 1200.0  # of a machine under load
 # What could show the checkout, a screen, or another configuration, to the commands
 LEFT_OUT = ("PYTHONPATH", "DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "SDL_VIDEODRIVER")
 

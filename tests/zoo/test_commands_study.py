@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.zoo.commands import Running, mistake, python, saved, sb3_distrl
+from tests.zoo.commands import TIMEOUT, Running, mistake, python, saved, sb3_distrl
 
 AGENT = ("--algo", "rainbow", "--env", "CartPole-v1")
 PARAMS = ("-params", "learning_starts:100", "buffer_size:10000", "train_freq:20")
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers.append(Running(path / str(i), *TUNE, *arguments, "-f", str(path / "logs"), "--seed", "1", *PARAMS))
     try:
         for worker in workers:
-            assert worker.process.wait(300) == 0, worker.printed
+            assert worker.process.wait(TIMEOUT) == 0, worker.printed
             assert "To train with the best: sb3-distrl train" in worker.printed
     finally:
         for worker in workers:
