@@ -1,5 +1,8 @@
 """Checkpoints, the callback that makes them, and what goes on after a stop."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,31 @@ def test_checkpoints_go_on_where_the_others_ended(tmp_path: Path) -> None:
         "checkpoint_5_steps.zip.bak",
         "checkpoint_120_steps.zip",
     }
+
+
+class Deadly:
+    """Kills the process that saves it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.parametrize("part", ["model", "replay buffer"])
+def test_what_a_killed_process_leaves_is_found(part: str, tmp_path: Path) -> None:
+    model = make(Rainbow)
+    model.learn(40)
+    vars(model if part == "model" else model.replay_buffer)["deadly"] = Deadly()
+    saving = multiprocessing.get_context("fork").Process(
+        target=model.save_checkpoint, args=(tmp_path / "checkpoint_40_steps.zip",)
+    )
+    saving.start()
+    saving.join()
+    assert saving.exitcode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".checkpoint_40_steps.zip.tmp"]
+    make(Rainbow).learn(4, callback=RollingCheckpointCallback(100, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_4_steps.zip"]
 
 
 def test_a_checkpoint_in_the_middle_leads_where_the_uninterrupted_training_led(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Files that are whole or not there, and objects with large arrays in them, streamed."""
 
 import errno
+import io
 import mmap
 import os
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,6 +62,35 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: str | Path | io.BufferedIOBase) -> Iterator[None]:
+    """
+    Whatever is raised where the file is read in this block, which can be anything if it is damaged, becomes a ValueError.
+
+    :param path: the file, opened before
+    :raises ValueError: naming it
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"path={path} cannot be read: it is truncated or damaged, or was saved by something else "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def check_entries(archive: zipfile.ZipFile, names: Iterable[str]) -> None:
+    """
+    :param archive: an archive
+    :param names: of the entries to read; others may be large
+    :raises zipfile.BadZipFile: or something else, if one was changed since it was written
+    """
+    for name in names:
+        with archive.open(name) as entry:
+            while entry.read(CHUNK):  # at the end it compares the checksum
+                pass
+
+
 def write_object(archive: zipfile.ZipFile, name: str, thing: Any) -> None:
     """
     Pickle an object, its arrays next to it, so that they need not be copied.
@@ -83,31 +113,77 @@ def read_object(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> Any:
     :param archive: the archive in it, that was written to without compression
     :param name: under which name
     :return: what :func:`write_object` wrote
-    :raises zipfile.BadZipFile: if it was changed since
+    :raises zipfile.BadZipFile: or something else, if it was changed since
     """
-    entries = {entry.filename for entry in archive.infolist()}
-    buffers: list[memoryview | bytearray] = []
-    while (entry := f"{name}/{len(buffers)}") in entries:
-        buffers.append(_map(file, archive.getinfo(entry)))
-    return pickle.loads(archive.read(f"{name}/pickle"), buffers=buffers)
+    in_archive = {entry.filename: entry for entry in archive.infolist()}
+    entries: list[zipfile.ZipInfo] = []
+    while (number := f"{name}/{len(entries)}") in in_archive:
+        entries.append(in_archive[number])
+    pickled = archive.read(f"{name}/pickle")
+    buffers = [_content(file, entry) for entry in entries]
+    thing = pickle.loads(pickled, buffers=buffers)
+    released = [_released(buffer) for buffer in buffers]
+    if not all(released):  # the object does not copy these arrays: it would keep the file, on Windows even its name
+        del thing
+        buffers = [(_content if copied else _read)(file, entry) for entry, copied in zip(entries, released, strict=True)]
+        thing = pickle.loads(pickled, buffers=buffers)
+    return thing
 
 
-def _map(file: BinaryIO, entry: zipfile.ZipInfo) -> memoryview | bytearray:
+def _released(buffer: memoryview | bytearray) -> bool:
+    """
+    :param buffer: of :func:`_content`
+    :return: whether nobody has the file mapped by it any more
+    """
+    if isinstance(buffer, bytearray):
+        return True
+    mapping = buffer.obj
+    try:
+        buffer.release()
+        mapping.close()
+    except BufferError:
+        return False
+    return True
+
+
+def _start(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """
+    :param file: an open file
+    :param entry: uncompressed
+    :return: where its bytes begin
+    """
+    file.seek(entry.header_offset + 26)  # the lengths of two fields of variable length, that follow
+    name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return entry.header_offset + 30 + name_length + extra_length
+
+
+def _read(file: BinaryIO, entry: zipfile.ZipInfo) -> bytearray:
+    """
+    :param file: an open file
+    :param entry: uncompressed
+    :return: its bytes, in memory of their own; fewer, if the file ends before
+    """
+    file.seek(_start(file, entry))
+    content = bytearray(entry.file_size)
+    del content[file.readinto(content) :]  # type: ignore[attr-defined]
+    return content
+
+
+def _content(file: BinaryIO, entry: zipfile.ZipInfo) -> memoryview | bytearray:
     """
     :param file: an open file
     :param entry: uncompressed
     :return: its bytes; from the file itself, if they are many, so that whoever copies them does not need the memory twice
+    :raises zipfile.BadZipFile: if they were changed since they were written
     """
-    file.seek(entry.header_offset + 26)  # the lengths of two fields of variable length, that follow
-    name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    start, size = entry.header_offset + 30 + name_length + extra_length, entry.file_size
+    size = entry.file_size
     if size < MAPPED:
-        file.seek(start)
-        content: memoryview | bytearray = bytearray(file.read(size))
+        content: memoryview | bytearray = _read(file, entry)
     else:
+        start = _start(file, entry)
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[start : start + size]
     checksum = 0
-    for begin in range(0, size, CHUNK):
+    for begin in range(0, len(content), CHUNK):
         checksum = zlib.crc32(content[begin : begin + CHUNK], checksum)
     if checksum != entry.CRC or len(content) != size:
         raise zipfile.BadZipFile(f"{entry.filename} was changed since it was written")
@@ -129,8 +205,5 @@ def load_object(path: str | Path) -> Any:
     :return: what was saved
     :raises ValueError: if it was not, or if it is not whole
     """
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            return read_object(file, archive, OBJECT)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"path={path} cannot be read: it is truncated or damaged, or was saved by something else.") from error
+    with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
+        return read_object(file, archive, OBJECT)

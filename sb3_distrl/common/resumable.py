@@ -1,7 +1,6 @@
 """Saving, and going on exactly where one has stopped."""
 
 import io
-import pickle
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.files import existing, load_object, read_object, replacing, save_object, with_suffix, write_object
+from sb3_distrl.common.files import (
+    check_entries,
+    existing,
+    load_object,
+    read_object,
+    reading,
+    replacing,
+    save_object,
+    with_suffix,
+    write_object,
+)
 from sb3_distrl.common.generators import Seeding, random_state, set_random_state
 from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
 
@@ -28,9 +37,28 @@ def is_checkpoint(path: str | Path) -> bool:
     """
     :param path: of a saved model or a checkpoint
     :return: whether it is a checkpoint
+    :raises ValueError: if it is no archive, or is truncated or damaged
     """
-    with zipfile.ZipFile(path) as archive:
+    with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
         return f"{BUFFER}/pickle" in archive.namelist()
+
+
+def whole_model(path: str | Path) -> Path:
+    """
+    :param path: of a saved model or a checkpoint
+    :return: it, with its suffix
+    :raises ValueError: if it is something else, or if what it holds of the model is truncated or damaged
+    """
+    path = existing(path, ".zip")
+    with open(path, "rb") as file, reading(path):
+        names: list[str] = []
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                check_entries(archive, (name for name in names if not name.startswith((f"{BUFFER}/", f"{STATISTICS}/"))))
+    if not {"data", "policy.pth"} <= set(names):  # the end of a truncated file may look like that of a smaller archive
+        raise ValueError(f"path={path} is no saved model, or is truncated.")
+    return path
 
 
 def _buffer_arguments(given: dict[str, Any], *buffers: Any) -> dict[str, list[Any]]:
@@ -113,11 +141,7 @@ class Resumable(DQN):
         :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
         """
         if isinstance(path, (str, Path)):
-            path = existing(path, ".zip")
-            with open(path, "rb") as file:  # the end of a truncated file may look like that of a smaller archive
-                whole = zipfile.is_zipfile(file) and {"data", "policy.pth"} <= set(zipfile.ZipFile(file).namelist())
-            if not whole:
-                raise ValueError(f"path={path} is no saved model, or is truncated.")
+            path = whole_model(path)
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         given = {**(custom_objects or {}), **kwargs}
         if given.get("seed") is not None:
@@ -151,13 +175,30 @@ class Resumable(DQN):
         """
         if isinstance(path, (str, Path)):
             path = existing(path, ".pkl")
-            if zipfile.is_zipfile(path):
-                self._take_replay_buffer(load_object(path), path)
-                return
+            with open(path, "rb") as file:
+                with reading(path):
+                    own = zipfile.is_zipfile(file)
+                if own:
+                    self._take_replay_buffer(load_object(path), path)
+                else:
+                    file.seek(0)
+                    self._load_pickled_replay_buffer(file, truncate_last_traj, path)
+        else:
+            self._load_pickled_replay_buffer(path, truncate_last_traj, getattr(path, "name", path))
+
+    def _load_pickled_replay_buffer(self, file: io.BufferedIOBase, truncate_last_traj: bool, path: Any) -> None:
+        """
+        :param file: of SB3, or a stream of this library
+        :param truncate_last_traj: as in :meth:`load_replay_buffer`
+        :param path: the name of it
+        """
+        former = vars(self).get("replay_buffer")
         try:
-            super().load_replay_buffer(path, truncate_last_traj)
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, AssertionError) as error:
-            raise ValueError(f"path={path} is no replay buffer, or is truncated or damaged.") from error
+            with reading(path):
+                super().load_replay_buffer(file, truncate_last_traj)
+        except ValueError:
+            self.replay_buffer = former
+            raise
 
     def _take_replay_buffer(self, replay_buffer: Any, path: str | Path) -> None:
         if not isinstance(replay_buffer, ReplayBuffer):
@@ -180,7 +221,8 @@ class Resumable(DQN):
         """
         normalize = self.get_vec_normalize_env()
         with replacing(with_suffix(path, ".zip")) as temporary:
-            self.save(temporary)
+            with open(temporary, "wb") as file:
+                self.save(file)
             with zipfile.ZipFile(temporary, "a") as archive:
                 write_object(archive, BUFFER, self.replay_buffer)
                 statistics = {} if normalize is None else dict(obs_rms=normalize.obs_rms, ret_rms=normalize.ret_rms)
@@ -199,14 +241,11 @@ class Resumable(DQN):
             the replay buffer does not fit
         """
         path = existing(path, ".zip")
-        try:
-            if not is_checkpoint(path):
-                raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
-            model = cls.load(path, env=env, **kwargs)
-            asked_for = model.replay_buffer
-            model._take_checkpoint(path)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"path={path} cannot be read: it is truncated or damaged, or no checkpoint.") from error
+        if not is_checkpoint(path):
+            raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
+        model = cls.load(path, env=env, **kwargs)
+        asked_for = model.replay_buffer
+        model._take_checkpoint(path)
         for name, (asked, saved) in _buffer_arguments(kwargs, asked_for, model.replay_buffer).items():
             if asked != saved:
                 raise ValueError(
@@ -217,9 +256,10 @@ class Resumable(DQN):
 
     def _take_checkpoint(self, path: str | Path) -> None:
         """:param path: of the checkpoint that the model was loaded from; it holds what else there is to load"""
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            self._take_replay_buffer(read_object(file, archive, BUFFER), path)
-            self._take_statistics(read_object(file, archive, STATISTICS), path)
+        with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
+            replay_buffer, statistics = (read_object(file, archive, name) for name in (BUFFER, STATISTICS))
+        self._take_replay_buffer(replay_buffer, path)
+        self._take_statistics(statistics, path)
 
     def _take_statistics(self, statistics: dict[str, Any], path: str | Path) -> None:
         normalize = self.get_vec_normalize_env()

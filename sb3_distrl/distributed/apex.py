@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import warnings
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
+from sb3_distrl.common.resumable import whole_model
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
 from sb3_distrl.distributed.learner import Learner
@@ -188,6 +190,8 @@ class ApeX(Learner):
         :return: the model
         :raises ValueError: as of the algorithm's ``load``
         """
+        if isinstance(path, (str, Path)):
+            path = whole_model(path)
         if env is not None and not isinstance(env, ActorEnvs):
             saved = {**(load_from_zip_file(path)[0] or {}), **kwargs}
             if "n_actors" not in saved:

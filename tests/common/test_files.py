@@ -50,6 +50,37 @@ def test_saving_copies_nothing_large(tmp_path: Path) -> None:
     assert peak < 1e6
 
 
+MAPS = Path("/proc/self/maps")  # of the files that this process has mapped
+
+
+class Filled(PrioritizedReplayBuffer):
+    """With an array that it does not copy when it is loaded, but changes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.large = np.zeros(MAPPED, dtype=np.uint8)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.large += 1
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not tell what is mapped")
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, Filled, None])
+def test_what_is_loaded_does_not_keep_the_file(buffer_class: Any, tmp_path: Path) -> None:
+    model = make(QRDQN, replay_buffer_class=buffer_class, buffer_size=200_000)
+    model.learn(40)
+    model.save_checkpoint(tmp_path / "checkpoint")
+    loaded = QRDQN.load_checkpoint(tmp_path / "checkpoint", env=vec_env())
+    assert str(tmp_path) not in MAPS.read_text()
+    (tmp_path / "checkpoint.zip").unlink()
+    if buffer_class is Filled:
+        assert (loaded.replay_buffer.large == 1).all()
+    else:
+        assert np.array_equal(loaded.replay_buffer.rewards, model.replay_buffer.rewards)
+    loaded.learn(40, reset_num_timesteps=False)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_save_leaves_the_former_file(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "file"
