@@ -156,6 +156,8 @@ class TransitionBuffer(RowBuffer):
         steps = len(block.rewards)
         for name in self._row_names:
             check_shape(name.removeprefix("_"), block.arrays[name], (steps, len(envs), *vars(self)[name].shape[2:]))
+        if block.priorities is not None:
+            check_shape("priorities", block.priorities, (steps, len(envs)))
         check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
         if not self.stored.allocated:
             self._allocate(self.stored.storages_of(block.observations))
