@@ -98,6 +98,40 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
         raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")
 
 
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """
+    :param name: what it is
+    :param array: to check
+    :param shape: that it must have
+    :raises ValueError: if it has another one
+    """
+    if array.shape != shape:
+        raise ValueError(f"{name} of shape {array.shape} should have shape {shape}.")
+
+
+def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, ...], remedy: str) -> np.ndarray:
+    """
+    Nothing is reshaped but single numbers, which environments hand on with an axis of their own or without.
+
+    :param name: what it is
+    :param array: of all environments; of a single one, the first axis may be missing, as in SB3
+    :param n_envs: number of environments
+    :param shape: for each of them
+    :param remedy: what to do about another shape
+    :return: the array, shape [n_envs, *shape]
+    :raises ValueError: if it has another shape
+    """
+    if array.shape == (n_envs, *shape):
+        return array
+    if shape in ((), (1,)):
+        fits = array.shape in ((n_envs,), (n_envs, 1)) or (array.shape == () and n_envs == 1)
+    else:
+        fits = array.shape == shape and n_envs == 1
+    if not fits:
+        raise ValueError(f"{name} has shape {array.shape} and should have {(n_envs, *shape)}: {remedy}.")
+    return array.reshape(n_envs, *shape)
+
+
 def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
     """
     :param name: what it is

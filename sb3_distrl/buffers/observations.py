@@ -7,13 +7,17 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from sb3_distrl.buffers.blocks import FrameBlock, StoredBlock
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import ObservationStorage, WholeStorage
-from sb3_distrl.checks import check_finite
+from sb3_distrl.checks import check_finite, with_env_axis
 
 Obs = np.ndarray | dict[str, np.ndarray]
 Parts = dict[str, np.ndarray]  # of each key of a Dict, or of "" where there are no keys; in the shape and dtype that is stored
 Storages = dict[str, ObservationStorage]
 
 REMEDY = "mend the environment, or replace what is not finite in a wrapper"
+SHAPES = (
+    "it must be that of the space, one for each environment; wrappers that change observations, such as VecTransposeImage "
+    "and VecFrameStack, belong inside of VecNormalize, not around it"
+)
 
 
 def nbytes(storages: Storages, rows: int) -> int:
@@ -91,13 +95,19 @@ class Observations:
         :param name: of the argument that they are
         :param obs: as they come from an environment, shape [n_envs, ...]
         :return: as they are stored
-        :raises ValueError: if one is not finite
+        :raises ValueError: if one is not finite, or has another shape than its space
         """
+        if isinstance(obs, dict) != self.is_dict:
+            raise ValueError(f"{name} is a {type(obs).__name__} and should be {'a dict' if self.is_dict else 'an array'}.")
+        if isinstance(obs, dict) and not obs.keys() >= self.shapes.keys():
+            raise ValueError(f"{name} has keys {list(obs)} and should have {list(self.shapes)}.")
         parts = {}
         for key, shape in self.shapes.items():
             part = np.asarray(obs[key] if isinstance(obs, dict) else obs)
-            check_finite(f"{name}[{key!r}]" if self.is_dict else name, part, REMEDY)
-            parts[key] = part.astype(self.dtypes[key], copy=False).reshape(self.n_envs, *shape)
+            label = f"{name}[{key!r}]" if self.is_dict else name
+            check_finite(label, part, REMEDY)
+            part = with_env_axis(label, part, self.n_envs, shape, SHAPES)
+            parts[key] = part.astype(self.dtypes[key], copy=False)
         return parts
 
     def arranged(self, obs: Parts) -> Parts:

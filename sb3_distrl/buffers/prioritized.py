@@ -9,9 +9,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
-from sb3_distrl.buffers.transitions import TransitionBuffer
-from sb3_distrl.checks import check_at_least, check_fraction
+from sb3_distrl.buffers.transitions import LARGEST, TransitionBuffer
+from sb3_distrl.checks import check_at_least, check_fraction, with_env_axis
 
+BETA_REMEDY = "use 0 for no correction, 1 for the full one"
 NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
 
 
@@ -73,11 +74,13 @@ class PrioritizedReplayBuffer(TransitionBuffer):
             )
         check_at_least("buffer_size", buffer_size, n_envs, "use one that holds a transition of each environment")
         check_at_least("n_steps", n_steps, 1, "use 1 for one-step returns")
-        check_at_least("alpha", alpha, 0, "use 0 for uniform sampling, 1 for sampling in proportion to priority")
-        check_at_least("beta", beta, 0, "use 0 for no correction, 1 for the full one")
+        check_fraction("alpha", alpha, "use 0 for uniform sampling, 1 for sampling in proportion to priority", zero=True)
+        check_fraction("beta", beta, BETA_REMEDY, zero=True)
         check_fraction("gamma", gamma, "use a discount factor such as 0.99", zero=True)
-        if not priority_eps > 0:
-            raise ValueError(f"priority_eps={priority_eps} must be positive, so that each transition can be drawn: use 1e-6.")
+        if not 0 < priority_eps < LARGEST:
+            raise ValueError(
+                f"priority_eps={priority_eps} must be positive and finite, so that each transition can be drawn: use 1e-6."
+            )
         # SB3's constructors of replay buffers would allocate
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = buffer_size // n_envs  # rows, as in SB3
@@ -104,13 +107,15 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         :param env: normalizes observations, and each reward before the n-step sum
         :param beta: exponent of the importance-sampling weights; ``None`` takes the one of the constructor
         :return: the batch, on the buffer's device
-        :raises ValueError: if the buffer is empty
+        :raises ValueError: if the buffer is empty, or if beta is out of range
         """
+        beta = self.beta if beta is None else beta
+        check_fraction("beta", beta, BETA_REMEDY, zero=True)
         self._recover()
         indices, masses = self.tree.draw(np.random.random_sample(batch_size)) if self.stored.allocated else NOTHING
         if not len(indices):
             raise ValueError(f"Cannot sample batch_size={batch_size} transitions from an empty buffer: add some first.")
-        weights = (masses / masses.min()) ** -(self.beta if beta is None else beta)
+        weights = (masses / masses.min()) ** -beta
         return self._n_step_samples(indices, weights, env)
 
     def update_priorities(self, indices: np.ndarray, priorities: np.ndarray | th.Tensor) -> None:
@@ -119,18 +124,37 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
         :param indices: ``indices`` of a sample, shape [B]
         :param priorities: e.g. temporal-difference errors, shape [B] or [B, 1]
-        :raises ValueError: if a priority is not finite
+        :raises ValueError: if a priority is not finite, if there is not one for each index, or if there is no such index
         """
         if isinstance(priorities, th.Tensor):
-            priorities = priorities.detach().cpu().numpy()
+            priorities = priorities.detach().cpu().double().numpy()  # which knows no bfloat16
+        indices = self._checked_indices(np.asarray(indices))
+        priorities = with_env_axis("priorities", np.asarray(priorities), len(indices), (), "give one for each index")
         masses = self._masses_of(priorities, len(indices))
         if not self.stored.allocated:
             return
         self._recover()
         self._changing = self._all_envs, 0
         # What has no mass was lost since the sample, or the buffer was reset
-        self.tree.update_drawable(np.asarray(indices), masses)
+        self.tree.update_drawable(indices, masses)
         self._changing = None
+
+    def _checked_indices(self, indices: np.ndarray) -> np.ndarray:
+        """
+        :param indices: of slots
+        :return: the same, shape [B]
+        :raises ValueError: if they are something else
+        """
+        if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
+            raise ValueError(
+                f"indices of shape {indices.shape} and type {indices.dtype} should be whole numbers of shape [B]: use those "
+                "of a sample."
+            )
+        slots = self.buffer_size * self.n_envs
+        if len(indices) and not 0 <= indices.min() <= indices.max() < slots:
+            wrong = indices[(indices < 0) | (indices >= slots)][0]
+            raise ValueError(f"indices={wrong} is not one of the buffer's {slots} slots: use those of a sample.")
+        return indices.astype(np.int64, copy=False)
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None

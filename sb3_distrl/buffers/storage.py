@@ -252,6 +252,8 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     :param b: of the same shape and dtype
     :return: whether they are equal to the bit (0.0 is not -0.0), shape [E]
     """
+    if a.ndim == 1:  # single numbers
+        a, b = a[:, None], b[:, None]
     word = a.dtype.itemsize
     if a.strides[-1] == b.strides[-1] == word:  # as few and as long words as will do
         word = next(size for size in (8, 4, 2, 1) if a.shape[-1] * a.dtype.itemsize % size == 0)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_distrl.checks import check_shape
+
 WIDTH = 32  # children of a node
 
 
@@ -62,6 +64,7 @@ class SumTree:
         :param indices: shape [B]
         :param masses: non-negative and finite, shape [B]
         """
+        check_shape("masses", masses, indices.shape)
         if (numba := compiled()) is not None:
             numba.update(self.masses, self.blocks, self.groups, indices, masses, False)
             return
@@ -78,6 +81,7 @@ class SumTree:
         :param indices: shape [B]
         :param masses: non-negative and finite, shape [B]
         """
+        check_shape("masses", masses, indices.shape)
         if (numba := compiled()) is not None:
             numba.update(self.masses, self.blocks, self.groups, indices, masses, True)
             return

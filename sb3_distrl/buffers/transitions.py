@@ -8,10 +8,11 @@ import numpy as np
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.buffers.observations import REMEDY, Obs
 from sb3_distrl.buffers.rows import RowBuffer
-from sb3_distrl.checks import check_array, check_at_least, check_finite
+from sb3_distrl.checks import check_array, check_at_least, check_finite, check_shape, with_env_axis
 
 # Of add, by what is kept of them
 ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
+ONE_FOR_EACH = "give one for each environment"
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -60,12 +61,11 @@ class TransitionBuffer(RowBuffer):
         :param reward: r_{t+1}, shape [n_envs]
         :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
         :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
-        :raises ValueError: if a reward or an observation is not finite, or if the buffer does not fit into memory
+        :raises ValueError: if something is of another shape or not finite, or if the buffer does not fit into memory. Only
+            single numbers may have an axis of their own or not, and what is of a single environment the first axis
         """
         given = self.row_values(obs, next_obs, action, reward, done, infos)
-        values = {name: np.asarray(value) for name, value in given.items()}
-        for name, value in values.items():
-            check_finite(ARGUMENTS.get(name, name), value, REMEDY)
+        values = {name: self._checked(name, np.asarray(value)) for name, value in given.items()}
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
@@ -79,6 +79,16 @@ class TransitionBuffer(RowBuffer):
             vars(self)[name][rows, envs] = value
         self.stored.add(rows, envs, obs, next_obs, continues)
         self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
+
+    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
+        """
+        :param name: of the array that they are added to
+        :param values: for each environment
+        :return: the same, shape [n_envs, ...]
+        """
+        label = ARGUMENTS.get(name, name)
+        check_finite(label, values, REMEDY)
+        return with_env_axis(label, values, self.n_envs, vars(self)[name].shape[2:], ONE_FOR_EACH)
 
     def row_values(
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
@@ -94,10 +104,16 @@ class TransitionBuffer(RowBuffer):
         :param infos: see there
         :return: for actions and each of the ``row_arrays``, shape [n_envs, ...]
         """
+        if isinstance(infos, dict):
+            raise ValueError("infos is a dict and should be a list: a dict for each environment.")
         timeouts = [False] * self.n_envs
         if self.handle_timeout_termination:
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
-        actions = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        actions = np.asarray(action)
+        if actions.shape != (self.n_envs, self.action_dim):  # as SB3 keeps them, in a row
+            shape: tuple[int, ...] = self.action_space.shape  # type: ignore[assignment]
+            actions = with_env_axis("action", actions, self.n_envs, shape, ONE_FOR_EACH)
+            actions = actions.reshape(self.n_envs, self.action_dim)
         return {"actions": actions, "rewards": reward, "_dones": done, "timeouts": timeouts}
 
     def start_block(self) -> None:
@@ -138,6 +154,10 @@ class TransitionBuffer(RowBuffer):
         :raises ValueError: if the buffer does not fit into memory, or has no room for so many of one environment
         """
         steps = len(block.rewards)
+        for name in self._row_names:
+            check_shape(name.removeprefix("_"), block.arrays[name], (steps, len(envs), *vars(self)[name].shape[2:]))
+        if block.priorities is not None:
+            check_shape("priorities", block.priorities, (steps, len(envs)))
         check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
         if not self.stored.allocated:
             self._allocate(self.stored.storages_of(block.observations))

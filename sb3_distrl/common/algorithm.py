@@ -3,8 +3,10 @@
 from abc import abstractmethod
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import Env, spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
@@ -181,6 +183,33 @@ class ValueAlgorithm(Acting):
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.optimize_memory_usage = optimize_memory_usage
+
+    # Collecting
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store a transition, as in SB3. It asks VecNormalize for the observations from before normalisation, which are of
+        another shape than the model's where a wrapper around it changes them, such as the VecTransposeImage that SB3 puts
+        there. Where only rewards are normalised, they are those that the model has.
+        """
+        normalize = self._vec_normalize_env
+        if normalize is None or normalize.norm_obs:
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        self._vec_normalize_env = None
+        try:
+            reward = normalize.get_original_reward()
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        finally:
+            self._vec_normalize_env = normalize
 
     # Learning
 

@@ -192,10 +192,13 @@ class AtariVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         """
         :param actions: shape [n_envs]
-        :raises ValueError: for an action that does not exist
+        :raises ValueError: for an action that does not exist, or for actions of another shape
         :raises RuntimeError: if a step was not waited for
         """
-        actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
+        actions = np.asarray(actions, dtype=np.int64)
+        if actions.shape not in ((self.num_envs,), (self.num_envs, 1)):
+            raise ValueError(f"actions of shape {actions.shape} should have shape ({self.num_envs},): give one for each game.")
+        actions = actions.reshape(self.num_envs)
         if actions.min() < 0 or actions.max() >= self.action_space.n:  # type: ignore[attr-defined]
             raise ValueError(f"actions={actions.tolist()} must be from {self.action_space}.")  # ale-py would wait for ever
         if any(self._busy):

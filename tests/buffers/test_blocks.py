@@ -52,7 +52,7 @@ class Stream:
         if not lost:
             rows = np.arange(self.whole._added[0] - steps, self.whole._added[0]) % ROWS
             slots = rows[:, None] * self.n_envs + np.arange(self.n_envs)
-            self.whole.update_priorities(slots.reshape(-1), priorities)
+            self.whole.update_priorities(slots.reshape(-1), priorities.reshape(-1))
         return pickle.loads(pickle.dumps(self.out.block(priorities)))
 
 
@@ -168,6 +168,17 @@ def test_frames_that_do_not_fit_are_refused():
     }.items():
         with pytest.raises(ValueError, match=message):
             buffer.check_block(block._replace(observations={"": broken}), 2)
+
+
+def test_a_block_of_other_environments_is_not_spread_over_them():
+    stream = Stream({"": VECTOR}, 1, False, 0)
+    buffer = Stream.make_buffer({"": VECTOR}, 40, 2, False)
+    block = stream.block(3)
+    with pytest.raises(ValueError, match=r"actions of shape \(3, 1, 1\) should have shape \(3, 2, 1\)"):
+        buffer.add_block(np.arange(2), block)
+    with pytest.raises(ValueError, match=r"priorities of shape \(1, 3\) should have shape \(3, 1\)"):
+        buffer.add_block(np.array([1]), block._replace(priorities=block.priorities.T))
+    assert buffer.size() == 0
 
 
 def test_blocks_must_fit_into_the_rows_of_an_environment():

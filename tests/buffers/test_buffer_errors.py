@@ -28,18 +28,31 @@ BAD = [np.nan, np.inf, -np.inf]
         ("n_steps", -3, "use 1"),
         ("alpha", -1, "use 0 for uniform sampling"),
         ("alpha", np.nan, "use 0 for uniform sampling"),
+        ("alpha", np.inf, "use 0 for uniform sampling"),
+        ("alpha", 100, "use 0 for uniform sampling"),
         ("beta", -1, "use 0 for no correction"),
+        ("beta", np.inf, "use 0 for no correction"),
+        ("beta", 100, "use 0 for no correction"),
         ("gamma", 2, "use a discount factor such as 0.99"),
         ("gamma", -0.1, "use a discount factor such as 0.99"),
         ("priority_eps", 0, "use 1e-6"),
         ("priority_eps", -1e-6, "use 1e-6"),
         ("priority_eps", np.nan, "use 1e-6"),
+        ("priority_eps", np.inf, "use 1e-6"),
     ],
 )
 @pytest.mark.parametrize("buffer_class", CLASSES)
 def test_arguments_out_of_range(buffer_class, argument, value, remedy):
     with pytest.raises(ValueError, match=f"{argument}={value} .*{remedy}"):
         make_buffer(buffer_class, **{argument: value})
+
+
+@pytest.mark.parametrize("beta", [-1, np.nan, np.inf, 100])
+def test_a_beta_of_a_sample_out_of_range(beta):
+    buffer = make_buffer()
+    feed(buffer, Episodes(1).step())
+    with pytest.raises(ValueError, match=rf"^beta={beta} must be in \[0, 1\]: use 0 for no correction"):
+        buffer.sample(2, beta=beta)
 
 
 @pytest.mark.parametrize("optimize", [False, True])

@@ -60,7 +60,7 @@ class Pair:
         return (self.buffer.tree[slots] > 0).reshape(-1, self.n_envs).sum(axis=0).tolist()
 
 
-def images(shape=(4, 3, 2), rows=8, **kwargs):
+def images(shape=(4, 2, 3), rows=8, **kwargs):
     return Pair(spaces.Box(0, 255, shape, np.uint8), rows, **kwargs)
 
 
@@ -132,7 +132,7 @@ def test_an_observation_that_stays_the_same_is_kept_once():
 @pytest.mark.parametrize("how", ["terminated", "truncated"])
 def test_the_true_final_observation_comes_out(how):
     pair = images()
-    frames = np.arange(1, 1 + 6 * 9).reshape(9, 3, 2)
+    frames = np.arange(1, 1 + 6 * 9).reshape(9, 2, 3)
     pair.add(frames[None, 0:4], frames[None, 1:5])
     pair.add(frames[None, 1:5], frames[None, 2:6], **{how: [0]})
     start = np.stack([0 * frames[0], 0 * frames[0], 0 * frames[0], frames[7]])[None]

@@ -1,5 +1,7 @@
 """What is drawn, how often, and with which weight."""
 
+import re
+
 import numpy as np
 import pytest
 import torch as th
@@ -70,7 +72,7 @@ def test_a_batch_is_a_copy():
 # Sampling
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 1.5])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 0.9])
 def test_sampling_is_in_proportion_to_priority_to_the_alpha(alpha):
     """alpha applied twice, or not at all, shows at 0.5."""
     buffer, _ = filled(2, 3, alpha=alpha)
@@ -200,6 +202,9 @@ def test_the_last_of_duplicates_counts():
         lambda x: th.tensor(x),
         lambda x: th.tensor(x, dtype=th.float32)[:, None],
         lambda x: -th.tensor(x, requires_grad=True)[:, None],
+        lambda x: th.tensor(x, dtype=th.bfloat16),
+        lambda x: th.tensor(x, dtype=th.float16)[:, None],
+        lambda x: x.astype(np.float16),
     ],
 )
 def test_kinds_of_priorities(convert):
@@ -208,6 +213,59 @@ def test_kinds_of_priorities(convert):
     assert_drawn(buffer, [1.0, 0.5, 1.0, 4.0])
     buffer.update_priorities([2], convert(np.array([3.0])))
     assert_drawn(buffer, [1.0, 0.5, 3.0, 4.0])
+
+
+WRONG_SHAPES = [(2, 3), (3, 2), (3,), (1,), (6,), (1, 2), (2, 2), (2, 1, 1), ()]
+
+
+@pytest.mark.parametrize("kind", [np.ones, th.ones], ids=["numpy", "torch"])
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+@pytest.mark.parametrize("with_numba", [False, True])
+def test_priorities_of_a_wrong_shape_are_rejected_and_change_nothing(with_numba, shape, kind, monkeypatch):
+    if not with_numba:
+        monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", lambda: None)
+    buffer, episodes = filled(3, alpha=1.0)
+    set_priorities(buffer, [1.0, 2.0, 4.0])
+    message = rf"^priorities has shape {re.escape(str(shape))} and should have \(2,\): give one for each index"
+    with pytest.raises(ValueError, match=message):
+        buffer.update_priorities(np.array([0, 1]), 50 * kind(shape))
+    assert_drawn(buffer, [1.0, 2.0, 4.0])
+    feed(buffer, episodes.step())
+    assert_drawn(buffer, [1.0, 2.0, 4.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, -1], r"^indices=-1 is not one of the buffer's 8 slots"),
+        ([8, 0], r"^indices=8 is not one of the buffer's 8 slots"),
+        ([0, 10**9], "^indices=1000000000 is not one"),
+        ([0.0, 1.0], r"^indices of shape \(2,\) and type float64 should be whole numbers of shape \[B\]"),
+        ([True, False], "^indices of .* type bool should"),
+        ([[0], [1]], r"^indices of shape \(2, 1\) and type int64 should"),
+        (0, r"^indices of shape \(\) and"),
+    ],
+)
+@pytest.mark.parametrize("with_numba", [False, True])
+def test_indices_that_no_sample_has_are_rejected_and_change_nothing(with_numba, indices, message, monkeypatch):
+    """Nor may a negative one count from the end."""
+    if not with_numba:
+        monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", lambda: None)
+    buffer, _ = filled(8, alpha=1.0)
+    masses = buffer.tree[np.arange(8)].tolist()
+    with pytest.raises(ValueError, match=message):
+        buffer.update_priorities(np.array(indices), np.full(2, 50.0))
+    assert buffer.tree[np.arange(8)].tolist() == masses and buffer.max_priority == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint64, np.uint8])
+def test_indices_of_any_integer_type(dtype):
+    buffer, _ = filled(3, alpha=1.0)
+    buffer.update_priorities(np.array([2, 0], dtype), np.array([3.0, 2.0]))
+    assert_drawn(buffer, [2.0, 1.0, 3.0])
+    buffer.update_priorities(np.array([], dtype), np.array([]))
+    buffer.update_priorities([], [])
+    assert_drawn(buffer, [2.0, 1.0, 3.0])
 
 
 def test_priority_eps_keeps_a_zero_priority_alive():

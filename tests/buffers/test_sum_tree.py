@@ -356,3 +356,12 @@ def test_without_numba_it_goes_on_in_numpy(error, monkeypatch):
         assert filled([0.0, 2.0]).draw(np.array([0.5]))[0].tolist() == [1]
     finally:
         compiled.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3,), (1,), (3, 2), ()])
+@pytest.mark.parametrize("method", ["update", "update_drawable"])
+def test_masses_of_a_wrong_shape(method, shape):
+    tree = filled([1.0, 2.0, 4.0])
+    with pytest.raises(ValueError, match="masses of shape"):
+        getattr(tree, method)(np.array([0, 1]), np.full(shape, 50.0))
+    assert tree.total == 7

@@ -82,6 +82,16 @@ def test_actions_that_do_not_exist(action: int) -> None:
 # As SB3 uses it
 
 
+def test_actions_of_a_wrong_shape() -> None:
+    env = AtariVecEnv(BREAKOUT, 2)
+    env.reset()
+    for shape in [(1, 2), (1,), (3,), ()]:
+        with pytest.raises(ValueError, match=r"actions of shape .* should have shape \(2,\)"):
+            env.step_async(np.zeros(shape, int))
+    env.step(np.zeros((2, 1), int))
+    env.close()
+
+
 def test_evaluation_is_that_of_sb3() -> None:
     """Of whole games with their scores, although lives end episodes and rewards are clipped."""
     ours, theirs = AtariVecEnv("SeaquestNoFrameskip-v4", 2, noop_max=0), sb3("SeaquestNoFrameskip-v4", 2)
