@@ -121,7 +121,8 @@ class IQN(ValueAlgorithm):
             targets = self._targets(batch, bootstrap)  # [B, M]; first, so that its memory is free for the pass with gradients
         taus = th.rand(len(targets), self.policy.n_quantiles, device=self.device)
         with autocast(self.precision, self.device):
-            quantiles = self.q_net(batch.observations, taus, Noise.SHARED)  # [B, N, A]
+            features = self.q_net.encode(batch.observations, Noise.SHARED)
+            quantiles = self.q_net.quantiles(features, taus, Noise.SHARED)  # [B, N, A]
         quantiles = of_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})
