@@ -131,7 +131,7 @@ def test_rainbow_is_dqn_without_further_ado() -> None:
     for one, other in zip(rainbow.q_net.parameters(), dqn.q_net.parameters(), strict=True):
         assert th.equal(one, other), "one seed gives the same initial parameters"
     obs = th.randn(9, 4)
-    assert th.equal(rainbow.q_net.q_values(obs), dqn.q_net(obs))
+    assert th.equal(rainbow.q_net(obs), dqn.q_net(obs))
     assert type(rainbow.replay_buffer) is PrioritizedReplayBuffer and rainbow.replay_buffer.alpha == 0
 
 

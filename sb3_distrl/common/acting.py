@@ -67,13 +67,16 @@ class Acting(Overlapping):
         """
         return self.q_net.distribution(obs)
 
-    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+    @staticmethod
+    def _acting_values(network: Any, obs: PyTorchObs, deterministic: bool, risk: Distortion) -> th.Tensor:
         """
+        :param network: value network of the algorithm
         :param obs: observations, shape [B, ...]
         :param deterministic: without noise or draws of fractions
-        :return: the risk measure of each action's return, shape [B, A]
+        :param risk: measure of the return
+        :return: the measure of each action's return, shape [B, A]
         """
-        return self.q_net.acting_values(obs, deterministic, self.risk)
+        return network.acting_values(obs, deterministic, risk)
 
     def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
@@ -100,6 +103,24 @@ class Acting(Overlapping):
             values, probabilities = (part.cpu().numpy() for part in self._distribution(obs))
         return ValueDistribution(values, probabilities) if vectorized else ValueDistribution(values[0], probabilities[0])
 
+    def q_values(self, observation: np.ndarray | dict[str, np.ndarray], risk: str | Distortion | None = None) -> np.ndarray:
+        """
+        The value of each action, without noise: what ``predict(deterministic=True)`` maximises.
+
+        They are the means, or the risk measure, of what :meth:`predict_distribution` returns; but for a measure other than the
+        mean, IQN evaluates the network at ``n_eval_quantiles`` distorted fractions instead.
+
+        :param observation: one observation, or several, as ``predict`` takes them
+        :param risk: measure of the return; ``None`` takes that of the model, "mean" gives expected returns
+        :return: in units of discounted (and, if so, clipped or normalised) return, shape [A], or [B, A] for several
+        :raises ValueError: for an unknown measure, and for Rainbow with ``distributional=False`` for any other than the mean
+        """
+        measure = self.risk if risk is None else as_distortion(risk)
+        obs, vectorized = self._to_tensor(observation)
+        with th.no_grad():
+            values = self._acting_values(self.q_net, obs, True, measure).cpu().numpy()
+        return values if vectorized else values[0]
+
     def _greedy(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -112,7 +133,7 @@ class Acting(Overlapping):
             return self.policy.predict(observation, state, episode_start, deterministic)
         obs, vectorized = self._to_tensor(observation)
         with th.no_grad():
-            actions = self._acting_values(obs, deterministic).argmax(dim=1).cpu().numpy()
+            actions = self._acting_values(self.q_net, obs, deterministic, self.risk).argmax(dim=1).cpu().numpy()
         return actions if vectorized else actions.squeeze(axis=0), state
 
     def predict(

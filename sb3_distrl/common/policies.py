@@ -72,7 +72,7 @@ class ValueNetwork(BasePolicy):
     :param noisy: whether layers are noisy (Fortunato et al. 2018)
     :param noisy_std: initial noise, the paper's sigma_0
     :param n_outputs: outputs of the head for each action, Z
-    :raises ValueError: for noise that is not positive
+    :raises ValueError: for noise that is not positive, and in a subclass that overrides ``forward``
     """
 
     action_space: spaces.Discrete
@@ -94,6 +94,11 @@ class ValueNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
+        if type(self).forward is not ValueNetwork.forward:
+            raise ValueError(
+                f"{type(self).__name__} overrides forward, but neither acting nor learning calls it: override encode, or "
+                "outputs (of Rainbow's network) or quantiles (of IQN's)."
+            )
         if noisy and not number("noisy_std", noisy_std, "use e.g. 0.5, or noisy=False") > 0:
             raise ValueError(f"noisy_std={noisy_std} must be positive: use e.g. 0.5, or noisy=False.")
         linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
@@ -118,13 +123,14 @@ class ValueNetwork(BasePolicy):
         """
         return self.trunk(self.features_extractor(inputs), noise)
 
-    @abstractmethod
-    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Q-values, as SB3's ``QNetwork`` gives them. The algorithms do not call this method, so a subclass must not override it.
+
         :param obs: observations, shape [B, ...]
-        :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: expected returns, shape [B, A]
+        :return: expected returns, without noise, shape [B, A]
         """
+        return self.acting_values(obs)
 
     @abstractmethod
     def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:

@@ -41,17 +41,6 @@ class IQNNetwork(ValueNetwork):
         """
         return self.head(features[:, None] * self.embedding(taus), noise).squeeze(-1)
 
-    def forward(self, inputs: PyTorchObs, taus: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
-        """
-        Both in one, for use from outside: override ``encode`` or ``quantiles``, which acting and learning use.
-
-        :param inputs: preprocessed observations, shape [B, ...]
-        :param taus: fractions, shape [B, N]
-        :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: quantile values, shape [B, N, A]
-        """
-        return self.quantiles(self.encode(inputs, noise), taus, noise)
-
     def eval_quantiles(self, obs: PyTorchObs, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
         """
         Quantiles at the K midpoints of [0, 1], distorted, so that equal observations have equal ones.
@@ -64,9 +53,6 @@ class IQNNetwork(ValueNetwork):
         features = self.encode(self.preprocess(obs), noise)
         taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(len(features), -1)  # [B, K]
         return self.quantiles(features, taus, noise)
-
-    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        return self.eval_quantiles(obs, noise).mean(dim=1)
 
     def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
         quantiles = self.eval_quantiles(obs, noise).mT  # [B, A, K]

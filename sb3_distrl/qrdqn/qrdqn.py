@@ -8,6 +8,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from torch import nn
 
 from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.acceleration import autocast
@@ -124,8 +125,9 @@ class QRDQN(ValueAlgorithm):
         quantiles = self.q_net(obs).mT  # [B, A, N]
         return quantiles, th.full_like(quantiles, 1 / self.n_quantiles)
 
-    def _acting_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        return measure(self.q_net(obs), self.risk)
+    @staticmethod
+    def _acting_values(network: nn.Module, obs: PyTorchObs, deterministic: bool, risk: Distortion) -> th.Tensor:
+        return measure(network(obs), risk)
 
     @property
     def _own_forward(self) -> bool:

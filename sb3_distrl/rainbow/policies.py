@@ -84,7 +84,7 @@ class RainbowNetwork(ValueNetwork):
         self.distributional, self.n_atoms, self.v_min, self.v_max = distributional, n_atoms, v_min, v_max
         self.register_buffer("support", support, persistent=False)
 
-    def forward(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+    def outputs(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
         """
         :param inputs: preprocessed observations, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
@@ -99,7 +99,7 @@ class RainbowNetwork(ValueNetwork):
 
     def measure(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
         """
-        :param outputs: of ``forward``, shape [B, A, Z]
+        :param outputs: of :meth:`outputs`, shape [B, A, Z]
         :param risk: measure of the return
         :return: shape [B, A]
         :raises ValueError: for another measure than the mean, if there are no distributions
@@ -109,16 +109,14 @@ class RainbowNetwork(ValueNetwork):
         self.check_distributional()
         return risk.expectation(self.support, outputs.softmax(dim=-1))
 
-    def q_values(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        return self.measure(self(self.preprocess(obs), noise))
-
     def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
         self.check_distributional()
-        probs = self(self.preprocess(obs), noise).softmax(dim=-1)  # [B, A, Z]
+        probs = self.outputs(self.preprocess(obs), noise).softmax(dim=-1)  # [B, A, Z]
         return self.support.expand_as(probs), probs
 
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
-        return self.measure(self(self.preprocess(obs), Noise.OFF if deterministic else Noise.PER_ROW), risk)
+        noise = Noise.OFF if deterministic else Noise.PER_ROW
+        return self.measure(self.outputs(self.preprocess(obs), noise), risk)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("distributional", "n_atoms", "v_min", "v_max")

@@ -122,10 +122,10 @@ class Rainbow(ValueAlgorithm):
             greedy actions in the next state; both of shape [B, Z]
         """
         with autocast(self.precision, self.device):
-            outputs = self.q_net(batch.observations, Noise.SHARED)  # [B, A, Z]
+            outputs = self.q_net.outputs(batch.observations, Noise.SHARED)  # [B, A, Z]
             with th.no_grad():
-                next_outputs = self.q_net_target(batch.next_observations, Noise.SHARED)
-                selecting = self.q_net(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
+                next_outputs = self.q_net_target.outputs(batch.next_observations, Noise.SHARED)
+                selecting = self.q_net.outputs(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
         next_actions = self.q_net.measure(selecting, self._bootstrap_risk).argmax(dim=1)
         return of_actions(outputs.mT, batch.actions.long().squeeze(1)), of_actions(next_outputs.mT, next_actions)
 

@@ -57,8 +57,8 @@ def test_means_are_the_values_that_predict_maximises(name: str) -> None:
     assert np.array_equal(distribution.mean().argmax(axis=1), model.predict(obs, deterministic=True)[0])
     assert np.array_equal(distribution.values, model.predict_distribution(obs).values), "there is no noise in it"
     with th.no_grad():
-        q_net, tensor = model.q_net, th.tensor(obs)
-        values = q_net(tensor).mean(dim=1) if isinstance(model, QRDQN) else q_net.q_values(tensor)
+        outputs = model.q_net(th.tensor(obs))
+        values = outputs.mean(dim=1) if isinstance(model, QRDQN) else outputs
     assert np.allclose(distribution.mean(), values, atol=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_iqn_acts_by_quantiles_at_distorted_fractions(risk: str) -> None:
     obs = th.tensor(observations(model))
     taus = model.risk((th.arange(4) + 0.5) / 4).expand(len(obs), -1)
     with th.no_grad():
-        values = model.q_net(obs, taus).mean(dim=1).numpy()
+        values = model.q_net.quantiles(model.q_net.encode(obs), taus).mean(dim=1).numpy()
     assert np.array_equal(model.predict(obs.numpy(), deterministic=True)[0], values.argmax(axis=1))
     model.exploration_rate = 0.0
     drawn = [model.predict(obs.numpy())[0] for _ in range(2)]
@@ -210,9 +210,10 @@ def test_targets_of_iqn_choose_at_distorted_fractions(double_q: bool) -> None:
     th.manual_seed(2)
     with th.no_grad():
         fixed = th.full((len(batch.rewards), 1), 0.1)
-        selecting = (model.q_net if double_q else model.q_net_target)(batch.next_observations, fixed).squeeze(1)
+        choosing = model.q_net if double_q else model.q_net_target
+        selecting = choosing.quantiles(choosing.encode(batch.next_observations), fixed).squeeze(1)
         taus = th.rand(len(fixed), 5)
-        quantiles = model.q_net_target(batch.next_observations, taus)
+        quantiles = model.q_net_target.quantiles(model.q_net_target.encode(batch.next_observations), taus)
     assert th.allclose(targets, batch.rewards + of_actions(quantiles, selecting.argmax(dim=1)), atol=1e-5)
 
 

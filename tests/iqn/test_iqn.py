@@ -27,6 +27,10 @@ def huber(error: float, kappa: float) -> float:
     return (0.5 * error**2 if abs(error) <= kappa else kappa * (abs(error) - 0.5 * kappa)) / kappa
 
 
+def quantiles_of(network: Any, obs: th.Tensor, taus: th.Tensor) -> list[list[list[float]]]:
+    return network.quantiles(network.encode(obs), taus).tolist()  # [B][N][A]
+
+
 @pytest.mark.parametrize("kappa", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("double_q", [False, True])
 def test_loss(double_q: bool, kappa: float) -> None:
@@ -38,10 +42,10 @@ def test_loss(double_q: bool, kappa: float) -> None:
     th.manual_seed(11)
     choosing_taus, target_taus, taus = th.rand(B, K), th.rand(B, M), th.rand(B, N)
     with th.no_grad():
-        online_choices = model.q_net(batch.next_observations, choosing_taus).tolist()  # [B][K][A]
-        target_choices = model.q_net_target(batch.next_observations, choosing_taus).tolist()
-        next_quantiles = model.q_net_target(batch.next_observations, target_taus).tolist()  # [B][M][A]
-        quantiles = model.q_net(batch.observations, taus).tolist()  # [B][N][A]
+        online_choices = quantiles_of(model.q_net, batch.next_observations, choosing_taus)  # [B][K][A]
+        target_choices = quantiles_of(model.q_net_target, batch.next_observations, choosing_taus)
+        next_quantiles = quantiles_of(model.q_net_target, batch.next_observations, target_taus)  # [B][M][A]
+        quantiles = quantiles_of(model.q_net, batch.observations, taus)  # [B][N][A]
     disagreements = 0
     for b in range(B):
         online_action, target_action = mean_choice(online_choices[b]), mean_choice(target_choices[b])
@@ -71,7 +75,7 @@ def test_fractions_are_drawn_or_midpoints() -> None:
     obs = th.randn(B, 3)
     midpoints = th.tensor([[(2 * i + 1) / (2 * K) for i in range(K)]]).expand(B, K)
     with th.no_grad():
-        assert th.allclose(model.q_net.q_values(obs), model.q_net(obs, midpoints).mean(dim=1))
+        assert th.allclose(model.q_net(obs), model.q_net.quantiles(model.q_net.encode(obs), midpoints).mean(dim=1))
         features = model.q_net.encode(obs)
         assert not th.equal(model.q_net.sampled_q_values(features), model.q_net.sampled_q_values(features))
         same = obs[:1].expand(200, 3)

@@ -49,7 +49,7 @@ def project(probs: list[float], reward: float, discount: float) -> tuple[list[fl
 
 def outputs_of(network: Any, obs: th.Tensor) -> list[list[list[float]]]:
     with th.no_grad():
-        return network(obs).tolist()  # [B][A][Z]
+        return network.outputs(obs).tolist()  # [B][A][Z]
 
 
 @pytest.mark.parametrize("double_q", [False, True])
@@ -113,7 +113,7 @@ def test_priority_is_zero_where_the_prediction_is_the_target() -> None:
     model = model_with(True, double_q=False)
     model.q_net_target.load_state_dict(model.q_net.state_dict())
     observations = hand_made_batch().observations
-    greedy = model.q_net.q_values(observations).argmax(dim=1, keepdim=True)
+    greedy = model.q_net(observations).argmax(dim=1, keepdim=True)
     batch = hand_made_batch(
         actions=greedy,
         next_observations=observations,
@@ -124,7 +124,7 @@ def test_priority_is_zero_where_the_prediction_is_the_target() -> None:
     loss = loss_of(model, batch)
     assert loss.priorities.tolist() == pytest.approx([0.0] * B, abs=1e-5)
     assert (loss.priorities >= 0).all()
-    probs = model.q_net(observations).softmax(dim=2)[th.arange(B), greedy.squeeze(1)]
+    probs = model.q_net.outputs(observations).softmax(dim=2)[th.arange(B), greedy.squeeze(1)]
     assert loss.losses.tolist() == pytest.approx((-probs * probs.log()).sum(dim=1).tolist(), rel=1e-4, abs=1e-4)
     assert loss.losses.max() > 0.01
 
