@@ -137,7 +137,7 @@ def _released(buffer: memoryview | bytearray) -> bool:
     """
     if isinstance(buffer, bytearray):
         return True
-    mapping = buffer.obj
+    mapping: Any = buffer.obj
     try:
         buffer.release()
         mapping.close()
