@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -204,9 +205,13 @@ def test_buffer_without_priorities(algorithm: type[ValueAlgorithm], buffer_class
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_buffer_without_n_steps(algorithm: type[ValueAlgorithm]) -> None:
-    message = r"n_steps=3 is not known to replay_buffer_class=ReplayBuffer: use replay_buffer_class=None"
-    with pytest.raises(ValueError, match=message):
-        make(algorithm, prioritized=False, n_steps=3, replay_buffer_class=ReplayBuffer)
+    for buffer_class in (ReplayBuffer, HerReplayBuffer):  # which take no n_steps
+        name = buffer_class.__name__
+        message = (
+            rf"n_steps=3 is not known to replay_buffer_class={name}: use replay_buffer_class=None for ours, or n_steps=1\.$"
+        )
+        with pytest.raises(ValueError, match=message):
+            make(algorithm, prioritized=False, n_steps=3, replay_buffer_class=buffer_class)
     with pytest.raises(ValueError, match="n_steps=3 is not known to replay_buffer_class=NStepReplayBuffer"):
         make(
             algorithm,

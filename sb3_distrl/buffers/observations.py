@@ -182,9 +182,19 @@ class Observations:
     def arrays(self, which: int) -> Obs:
         """
         :param which: ``OBS`` or ``NEXT``
-        :return: all of them, shape [rows, n_envs, ...], where they are kept whole
+        :return: all of them, shape [rows, n_envs, ...]; before the first, zeros that cannot be written to
+        :raises AttributeError: if frames are kept once
         """
-        return self._without_keys({key: storage.arrays[which] for key, storage in self.storages.items()})  # type: ignore
+        arrays: Parts = {}
+        for key, storage in (self.storages or self.storages_for()).items():
+            if not isinstance(storage, WholeStorage):
+                name = ("observations", "next_observations")[which]
+                raise AttributeError(
+                    f"There is no array of {name} with optimize_memory_usage=True, which keeps each frame once: use sample(), "
+                    "or optimize_memory_usage=False."
+                )
+            arrays[key] = storage.arrays[which]
+        return self._without_keys(arrays)
 
     def _without_keys(self, parts: Parts) -> Obs:
         return parts if self.is_dict else parts[""]

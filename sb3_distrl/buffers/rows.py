@@ -100,7 +100,10 @@ class RowBuffer(ReplayBuffer):
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
-        """SB3's array, shape [rows, n_envs, ...], or a dict of them; not with ``optimize_memory_usage``."""
+        """
+        SB3's array, shape [rows, n_envs, ...], or a dict of them. Before the first transition, it is of zeros and cannot be
+        written to, as are all others; with ``optimize_memory_usage`` it is an AttributeError.
+        """
         return self.stored.arrays(OBS)
 
     @property

@@ -185,6 +185,10 @@ class ObservationStorage(ABC):
 class WholeStorage(ObservationStorage):
     """Observations and next observations in two arrays, as in SB3."""
 
+    def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        super().__init__(rows, n_envs, shape, dtype)
+        self.arrays = [unallocated((rows, n_envs, *shape), dtype) for _ in (OBS, NEXT)]
+
     def nbytes(self, rows: int) -> int:
         return 2 * rows * self.n_envs * int(np.prod(self.shape)) * self.dtype.itemsize
 

@@ -208,11 +208,11 @@ def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer
         told = {"n_steps": 1, "gamma": model.gamma, **defaults}
     for name, value in settings.items():
         if model.replay_buffer_kwargs.get(name, told[name]) != value:
-            remedy = (
-                f"leave {name} out of replay_buffer_kwargs"
-                if own
-                else f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
-            )
+            remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
+            if own:
+                remedy = f"leave {name} out of replay_buffer_kwargs"
+            elif name not in parameters:  # SB3's HerReplayBuffer, say, would not take it
+                remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
             raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
 
 

@@ -6,11 +6,12 @@ import tracemalloc
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import WholeStorage
-from tests.buffers.naive_replay import ACTIONS, CLASSES, make_buffer
+from tests.buffers.naive_replay import ACTIONS, CLASSES, Episodes, feed, make_buffer
 from tests.buffers.stacks import Part, StackedEnvs, passed
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -43,6 +44,45 @@ def test_nothing_is_taken_before_the_first_transition(optimize):
     assert peak < 1e6
     assert buffer.stored.storages == {} and not hasattr(buffer, "tree") and not buffer.actions.any()
     assert (buffer.size(), buffer.pos, buffer.full) == (0, 0, False)
+
+
+ARRAYS = ["observations", "next_observations", "actions", "rewards", "dones", "timeouts"]
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize("buffer_class", CLASSES)
+def test_arrays_before_the_first_transition_are_as_in_sb3(buffer_class, emptied):
+    """Zeros that one can look at; no memory is taken for them."""
+    buffer = make_buffer(buffer_class, rows=8, n_envs=2, optimize_memory_usage=False)
+    if emptied:
+        feed(buffer, Episodes(2).step())
+        buffer.reset()
+    sb3_class = DictReplayBuffer if buffer_class is PrioritizedDictReplayBuffer else ReplayBuffer
+    sb3 = sb3_class(16, buffer.observation_space, ACTIONS, "cpu", n_envs=2)
+    for name in ARRAYS:
+        values = (getattr(buffer, name), getattr(sb3, name))
+        ours, theirs = (value if isinstance(value, dict) else {"": value} for value in values)
+        assert ours.keys() == theirs.keys(), name
+        for key, array in ours.items():
+            assert np.array_equal(array, theirs[key]) and (array.dtype == theirs[key].dtype or name in ("dones", "timeouts"))
+            if name != "dones":  # a copy, as ever
+                assert array.base.nbytes <= 8
+                with pytest.raises(ValueError, match="read-only"):
+                    array[:] = 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+@pytest.mark.parametrize("buffer_class", CLASSES)
+def test_frames_that_are_kept_once_have_no_array(buffer_class, name, full):
+    """SB3's own buffer has no next_observations then; hasattr() tells."""
+    buffer = make_buffer(buffer_class, optimize_memory_usage=True)
+    if full:
+        feed(buffer, Episodes(1).step())
+    message = rf"^There is no array of {name} with optimize_memory_usage=True, .*: use sample\(\), or optimize"
+    with pytest.raises(AttributeError, match=message):
+        getattr(buffer, name)
+    assert not hasattr(buffer, name) and buffer.rewards.shape == buffer.dones.shape == (8, 1)
 
 
 @pytest.mark.parametrize("buffer_class", CLASSES)
