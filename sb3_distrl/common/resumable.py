@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.files import (
     check_entries,
     existing,
@@ -168,7 +169,7 @@ class Resumable(DQN):
         Load a replay buffer; the next transition starts a new episode.
 
         :param path: file, of this library or of SB3
-        :param truncate_last_traj: as in SB3, for its hindsight buffer
+        :param truncate_last_traj: ``False`` has the next transition go on with the last episode, in buffers of SB3
         :raises ValueError: if the file is truncated or damaged, or is no replay buffer
         """
         if isinstance(path, (str, Path)):
@@ -194,6 +195,8 @@ class Resumable(DQN):
         try:
             with reading(path):
                 super().load_replay_buffer(file, truncate_last_traj)
+                if truncate_last_traj:
+                    end_episodes(self.replay_buffer)  # type: ignore[arg-type]
         except ValueError:
             self.replay_buffer = former
             raise
@@ -207,6 +210,9 @@ class Resumable(DQN):
                     f"path={path} holds a replay buffer of {name}={getattr(replay_buffer, name)}, but the model has "
                     f"{getattr(self, name)}: load the buffer that belongs to it."
                 )
+        if isinstance(replay_buffer, HerReplayBuffer):
+            replay_buffer.env = self.env  # is not saved with it
+        end_episodes(replay_buffer)
         replay_buffer.device = self.device
         self.replay_buffer = replay_buffer
 
@@ -285,6 +291,17 @@ class Resumable(DQN):
         super().set_random_seed(seed)
         if seed is not None:
             self.seed, self._random_state = seed, None
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment to learn from, as in SB3; ``HerReplayBuffer`` computes rewards by it, too.
+
+        :param env: environment
+        :param force_reset: reset it before training
+        """
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
 
     def _state_to_go_on_with(self) -> dict[str, Any] | None:
         """:return: the saved state of the random generators, but of those that were seeded since the model was loaded"""
