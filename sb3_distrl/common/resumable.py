@@ -25,6 +25,7 @@ from sb3_distrl.common.files import (
     with_suffix,
     write_object,
 )
+from sb3_distrl.common.finite import check_model, check_statistics
 from sb3_distrl.common.generators import Seeding, random_state, set_random_state
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
@@ -102,7 +103,9 @@ class Resumable(DQN):
         :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment
         :param exclude: attributes to leave out
         :param include: attributes to save that usually are not
+        :raises ValueError: if weights, or the optimizer's state, are not finite
         """
+        check_model(self.policy, self._n_updates)
         waiting = self._random_state
         self._random_state = self._state_to_go_on_with() or random_state(self.action_space, self.device)
         try:
@@ -222,14 +225,16 @@ class Resumable(DQN):
 
         :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment. ``load()``
             takes it for a model, too
+        :raises ValueError: if weights, the optimizer's state or statistics are not finite
         """
         normalize = self.get_vec_normalize_env()
+        statistics = {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms") if hasattr(normalize, name)}
+        check_statistics(statistics)
         with replacing(with_suffix(path, ".zip")) as temporary:
             with open(temporary, "wb") as file:
                 self.save(file)
             with zipfile.ZipFile(temporary, "a") as archive:
                 write_object(archive, BUFFER, self.replay_buffer)
-                statistics = {} if normalize is None else dict(obs_rms=normalize.obs_rms, ret_rms=normalize.ret_rms)
                 write_object(archive, STATISTICS, statistics)
 
     @classmethod
