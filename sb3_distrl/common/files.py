@@ -138,6 +138,7 @@ def _released(buffer: memoryview | bytearray) -> bool:
     if isinstance(buffer, bytearray):
         return True
     mapping = buffer.obj
+    assert isinstance(mapping, mmap.mmap)
     try:
         buffer.release()
         mapping.close()
