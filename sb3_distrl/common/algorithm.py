@@ -19,6 +19,7 @@ from sb3_distrl.checks import layer_sizes, whole_number
 from sb3_distrl.common.acceleration import channels_last, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces, take_numbers
+from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.policies import ValueNetwork, copy_buffers
@@ -174,10 +175,10 @@ class ValueAlgorithm(Acting):
         buffer = self.replay_buffer
         assert buffer is not None
         check_replay_buffer(self, buffer)
+        if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
+            end_episodes(buffer)
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
-            if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
-                buffer.end_episodes()
             self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
         try:
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)

@@ -38,7 +38,8 @@ class RollingCheckpointCallback(BaseCallback):
     Save checkpoints, from which training goes on exactly, and keep the last ones: ``<name_prefix>_<steps>_steps.zip``.
 
     They are made between rollouts, where no step is half done: with ``train_freq=4``, at most 4 vectorised steps late. An
-    older one is deleted when a new one is whole. The last one is made when training ends.
+    older one is deleted when a new one is whole. The last one is made when training ends. Weights that are not finite are not
+    saved: training ends with a ValueError, and the former checkpoints stay.
 
     :param save_freq: environment steps, over all environments, between checkpoints
     :param folder: where to

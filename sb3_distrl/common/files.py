@@ -137,7 +137,8 @@ def _released(buffer: memoryview | bytearray) -> bool:
     """
     if isinstance(buffer, bytearray):
         return True
-    mapping: Any = buffer.obj
+    mapping = buffer.obj
+    assert isinstance(mapping, mmap.mmap)
     try:
         buffer.release()
         mapping.close()

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.files import (
     check_entries,
     existing,
@@ -25,6 +26,7 @@ from sb3_distrl.common.files import (
     with_suffix,
     write_object,
 )
+from sb3_distrl.common.finite import check_model, check_statistics
 from sb3_distrl.common.generators import Seeding, random_state, set_random_state
 from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
 
@@ -103,7 +105,9 @@ class Resumable(DQN):
         :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment
         :param exclude: attributes to leave out
         :param include: attributes to save that usually are not
+        :raises ValueError: if weights, or the optimizer's state, are not finite
         """
+        check_model(self.policy, self._n_updates)
         waiting = self._random_state
         self._random_state = self._state_to_go_on_with() or random_state(self.action_space, self.device)
         try:
@@ -170,7 +174,7 @@ class Resumable(DQN):
         Load a replay buffer; the next transition starts a new episode.
 
         :param path: file, of this library or of SB3
-        :param truncate_last_traj: as in SB3, for its hindsight buffer
+        :param truncate_last_traj: ``False`` has the next transition go on with the last episode, in buffers of SB3
         :raises ValueError: if the file is truncated or damaged, or is no replay buffer
         """
         if isinstance(path, (str, Path)):
@@ -196,6 +200,8 @@ class Resumable(DQN):
         try:
             with reading(path):
                 super().load_replay_buffer(file, truncate_last_traj)
+                if truncate_last_traj:
+                    end_episodes(self.replay_buffer)  # type: ignore[arg-type]
         except ValueError:
             self.replay_buffer = former
             raise
@@ -209,6 +215,9 @@ class Resumable(DQN):
                     f"path={path} holds a replay buffer of {name}={getattr(replay_buffer, name)}, but the model has "
                     f"{getattr(self, name)}: load the buffer that belongs to it."
                 )
+        if isinstance(replay_buffer, HerReplayBuffer):
+            replay_buffer.env = self.env  # is not saved with it
+        end_episodes(replay_buffer)
         replay_buffer.device = self.device
         self.replay_buffer = replay_buffer
 
@@ -218,14 +227,16 @@ class Resumable(DQN):
 
         :param path: file, by default with the suffix .zip; it is whole, or what it was before, at any moment. ``load()``
             takes it for a model, too
+        :raises ValueError: if weights, the optimizer's state or statistics are not finite
         """
         normalize = self.get_vec_normalize_env()
+        statistics = {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms") if hasattr(normalize, name)}
+        check_statistics(statistics)
         with replacing(with_suffix(path, ".zip")) as temporary:
             with open(temporary, "wb") as file:
                 self.save(file)
             with zipfile.ZipFile(temporary, "a") as archive:
                 write_object(archive, BUFFER, self.replay_buffer)
-                statistics = {} if normalize is None else dict(obs_rms=normalize.obs_rms, ret_rms=normalize.ret_rms)
                 write_object(archive, STATISTICS, statistics)
 
     @classmethod
@@ -287,6 +298,17 @@ class Resumable(DQN):
         super().set_random_seed(seed)
         if seed is not None:
             self.seed, self._random_state = seed, None
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment to learn from, as in SB3; ``HerReplayBuffer`` computes rewards by it, too.
+
+        :param env: environment
+        :param force_reset: reset it before training
+        """
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
 
     def _state_to_go_on_with(self) -> dict[str, Any] | None:
         """:return: the saved state of the random generators, but of those that were seeded since the model was loaded"""

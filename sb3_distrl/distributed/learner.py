@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.finite import check_weights
 from sb3_distrl.distributed.collectors import Collector
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.distributed.saved_model import SavedModel
@@ -83,12 +84,7 @@ class Learner(ValueAlgorithm):
         :return: of the networks now, on a CPU in the networks' own memory
         :raises ValueError: if they are not finite
         """
-        for name, tensor in self.policy.state_dict().items():
-            if not tensor.sum().isfinite():  # what is not finite stays so in a sum
-                raise ValueError(
-                    f"The weights {name} are not finite after {self._n_updates} gradient steps, and actors are not given "
-                    "them: lower the learning rate or clip the rewards."
-                )
+        check_weights(self.policy, self._n_updates, "and actors are not given them")
         networks = [network.state_dict() for network in (self.q_net, self.q_net_target)]
         return Weights(self._n_updates, *({name: t.cpu().numpy() for name, t in arrays.items()} for arrays in networks))
 
