@@ -75,7 +75,8 @@ class ApeX(Learner):
     :param collector: "ray", or "local" for actors in this process
     :param ray_address: of a running cluster, such as "10.0.0.1:6379", or "auto" on its head; ``None`` starts Ray here
     :param cpus_per_actor: processors that Ray reserves for each actor, by which it also says how many fit
-    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error
+    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error; by default 5, or two
+        for each actor if that is more
     :param failure_window: seconds
     :param hang_timeout: seconds that an actor may take for a block
     :param stall_timeout: seconds without any block, after which training ends with an error
@@ -100,7 +101,7 @@ class ApeX(Learner):
         collector: str = "ray",
         ray_address: str | None = None,
         cpus_per_actor: float = 1.0,
-        max_failures: int = 5,
+        max_failures: int | None = None,
         failure_window: float = 600.0,
         hang_timeout: float = 120.0,
         stall_timeout: float = 600.0,
@@ -142,7 +143,7 @@ class ApeX(Learner):
         check_at_least("tolerance", 0 if self.tolerance is None else self.tolerance, 0, "use a number of transitions")
         check_fraction("actor_epsilon", self.actor_epsilon, "the paper's is 0.4", zero=True)
         check_at_least("actor_epsilon_alpha", self.actor_epsilon_alpha, 0, "the paper's is 7")
-        check_at_least("max_failures", self.max_failures, 0, "use a number of failures, such as 5")
+        check_at_least("max_failures", self.max_failures or 0, 0, "use a number of failures, such as 5")
         for name in ("cpus_per_actor", "failure_window", "hang_timeout", "stall_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive: use e.g. the default.")

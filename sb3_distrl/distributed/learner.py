@@ -74,9 +74,9 @@ class Learner(ValueAlgorithm):
         try:
             return super().learn(*args, **kwargs)
         finally:
-            if self._actors is not None:
-                self._actors.close()
-                self._actors = None
+            actors, self._actors = self._actors, None
+            if actors is not None:
+                actors.close()
 
     def _weights(self) -> Weights:
         """

@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
@@ -123,6 +124,7 @@ class RolloutWorker:
     def __init__(self, spec: ActorSpec, index: int, incarnation: int = 0, steps: int = 0) -> None:
         self.spec, self.index, self.incarnation, self.steps = spec, index, incarnation, steps
         self.version = -1
+        self.env: VecEnv | None = None
         self._random_state: dict[str, Any] | None = None
 
     def collect(self, weights: Weights | None) -> Report:
@@ -140,7 +142,7 @@ class RolloutWorker:
 
     def close(self) -> None:
         """Close the environments."""
-        if self._random_state is not None:
+        if self.env is not None:
             self.env.close()
 
     @contextmanager
@@ -177,6 +179,7 @@ class RolloutWorker:
         self.version = weights.version
 
     def _collect_block(self) -> Block:
+        assert self.env is not None
         self.callback.start_block()
         self.buffer.start_block()
         steps = TrainFreq(self.buffer.buffer_size, TrainFrequencyUnit.STEP)

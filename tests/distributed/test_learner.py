@@ -213,6 +213,28 @@ def test_weights_that_are_not_finite_are_not_sent():
     assert model._actors is None
 
 
+class Stuck(gymnasium.Wrapper):
+    """Some of them cannot be closed."""
+
+    closed = 0
+
+    def close(self):
+        Stuck.closed += 1
+        if Stuck.closed == 3:
+            raise RuntimeError("the simulator does not answer")
+
+
+def test_environments_that_cannot_be_closed():
+    """The error is raised, after all have been closed, and the next learn() has actors of its own."""
+    model = make_model(env=lambda: Stuck(gymnasium.make("CartPole-v1")), n_actors=3)
+    Stuck.closed = 0
+    with pytest.raises(RuntimeError, match="does not answer"):
+        model.learn(60)
+    assert model._actors is None and Stuck.closed == 4  # with the one that the first observations are of
+    model.learn(60)
+    assert model.num_timesteps == 60 and Stuck.closed == 8
+
+
 def test_older_weights_are_not_published():
     model = make_model()
     model._setup_learn(100)
