@@ -97,14 +97,16 @@ class ActorSpec(NamedTuple):
 
 def epsilon_ladder(n_streams: int, epsilon: float, alpha: float) -> np.ndarray:
     """
-    epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1).
+    epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1); for a single one, where this is
+    0/0, epsilon^(1 + alpha / 2), the middle one of all ladders.
 
     :param n_streams: N, environments of all actors
     :param epsilon: the largest; the paper's is 0.4
     :param alpha: the paper's is 7
     :return: shape [N]
     """
-    return epsilon ** (1 + np.arange(n_streams) / max(n_streams - 1, 1) * alpha)
+    rungs = np.arange(n_streams) / (n_streams - 1) if n_streams > 1 else np.array([0.5])
+    return epsilon ** (1 + rungs * alpha)
 
 
 class RolloutWorker:

@@ -115,8 +115,33 @@ def test_logs():
     values = {name: value for line in recorder.lines for name, value in line.items()}
     assert values["apex/replay_ratio"] == pytest.approx(0.25, abs=0.05) and values["apex/failures"] == 0
     assert 0 <= values["apex/staleness"] <= 60 and values["apex/bytes_per_transition"] > 4 * 4
-    assert values["rollout/exploration_rate"] == pytest.approx(0.4**8)
+    assert values["rollout/exploration_rate"] == pytest.approx(np.mean([0.4 ** (1 + 7 * i / 3) for i in range(4)]))
+    assert model.exploration_rate == pytest.approx(0.4**8)
     assert {"rollout/ep_rew_mean", "train/loss", "train/beta"} <= values.keys()
+
+
+def test_one_environment_explores_as_predict_and_the_log_say(tmp_path):
+    """With the epsilon in the middle of the ladder; with others, or another ladder, when it is loaded so."""
+    model = make_model(ApeXIQN, n_actors=1)
+    assert model.exploration_rate == pytest.approx(0.4**4.5)
+    recorder, rates = record(model), Rates()
+    model.learn(200, callback=rates, log_interval=1)
+    assert rates.of_actors == [[model.exploration_rate]] and model.exploration_rate == pytest.approx(0.4**4.5)
+    assert {line["rollout/exploration_rate"] for line in recorder.lines} == {model.exploration_rate}
+    model.save(tmp_path / "model")
+    assert ApeXIQN.load(tmp_path / "model").exploration_rate == model.exploration_rate
+    more = ApeXIQN.load(tmp_path / "model", env="CartPole-v1", n_actors=3, actor_epsilon=0.5)
+    assert more.exploration_rate == pytest.approx(0.5**8)
+    more.learn(60)
+    assert more.exploration_rate == pytest.approx(0.5**8)
+
+
+class Rates(BaseCallback):
+    """Looks at the epsilons that actors have."""
+
+    def _on_step(self):
+        self.of_actors = [worker.model.exploration_rate.tolist() for worker in self.model._actors.workers]
+        return True
 
 
 @pytest.mark.parametrize("kind", ["box", "dict"])
