@@ -45,7 +45,9 @@ class ApeX(Learner):
 
     Environment i of all N explores with epsilon ``actor_epsilon ** (1 + i / (N - 1) * actor_epsilon_alpha)`` (section 4.1), on
     top of noisy networks, if they are on (set ``actor_epsilon=0`` to explore by noise alone), and by random actions before
-    ``learning_starts``. ``predict(deterministic=False)`` explores like the last of them.
+    ``learning_starts``. A single environment, for which the paper's formula is 0/0, explores like the middle one of many, by
+    default with 0.016. ``rollout/exploration_rate`` in logs is the mean of all epsilons, the share of random actions in what
+    is collected; ``predict(deterministic=False)`` explores like the last environment.
 
     As many gradient steps are done for each transition as in the algorithm without actors: ``replay_ratio``, or, without it,
     ``gradient_steps / train_freq``, which Horgan et al. leave to the machines' speed. Actors that are more than
@@ -77,7 +79,8 @@ class ApeX(Learner):
     :param collector: "ray", or "local" for actors in this process
     :param ray_address: of a running cluster, such as "10.0.0.1:6379", or "auto" on its head; ``None`` starts Ray here
     :param cpus_per_actor: processors that Ray reserves for each actor, by which it also says how many fit
-    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error
+    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error; by default 5, or two
+        for each actor if that is more
     :param failure_window: seconds
     :param hang_timeout: seconds that an actor may take for a block
     :param stall_timeout: seconds without any block, after which training ends with an error
@@ -102,7 +105,7 @@ class ApeX(Learner):
         collector: str = "ray",
         ray_address: str | None = None,
         cpus_per_actor: float = 1.0,
-        max_failures: int = 5,
+        max_failures: int | None = None,
         failure_window: float = 600.0,
         hang_timeout: float = 120.0,
         stall_timeout: float = 600.0,
@@ -127,9 +130,7 @@ class ApeX(Learner):
         self.failure_window = failure_window
         self.hang_timeout = hang_timeout
         self.stall_timeout = stall_timeout
-        least = actor_epsilon ** (1 + actor_epsilon_alpha)  # for predict(), and what DQN logs
-        eps = dict(exploration_initial_eps=least, exploration_final_eps=least)
-        super().__init__(policy, env, overlap=False, **eps, **kwargs)
+        super().__init__(policy, env, overlap=False, **kwargs)
 
     # Set-up
 
@@ -169,6 +170,12 @@ class ApeX(Learner):
         check_at_least("buffer_size", self.buffer_size, least, "use one that holds a block of each actor")
         if self.replay_ratio is None:
             self.replay_ratio, self.gradient_steps = self._ratio_without_actors(), 1
+        greediest = float(self._epsilons()[-1])  # for predict()
+        self.exploration_initial_eps = self.exploration_final_eps = self.exploration_rate = greediest
+
+    def _epsilons(self) -> np.ndarray:
+        """:return: of all actors' environments, shape [n_envs]"""
+        return epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
 
     def _ratio_without_actors(self) -> float:
         freq, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
@@ -217,12 +224,11 @@ class ApeX(Learner):
     def _start_actors(self) -> Collector:
         assert isinstance(self.env, ActorEnvs)
         seed = np.random.randint(2**31) if self.seed is None else self.seed
-        epsilons = epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
         spec = ActorSpec(
             model=self._actor_model(),
             envs=self.env,
             random_steps=math.ceil(max(0, self.learning_starts - self.num_timesteps) / self.env.n_actors),
-            epsilons=epsilons.reshape(self.env.n_actors, self.env.envs_per_actor),
+            epsilons=self._epsilons().reshape(self.env.n_actors, self.env.envs_per_actor),
             seed=(seed, self.num_timesteps),
         )
         if self.collector == "local":

@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 
 import cloudpickle
 
@@ -71,5 +72,6 @@ class LocalCollector(Collector):
         return [(i, self.workers[i].collect(self.weights)) for i in turns] if wait else []
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.close()
+        with ExitStack() as stack:  # closes all, even if one of them raises an exception
+            for worker in self.workers:
+                stack.callback(worker.close)

@@ -75,9 +75,9 @@ class Learner(ValueAlgorithm):
         try:
             return super().learn(*args, **kwargs)
         finally:
-            if self._actors is not None:
-                self._actors.close()
-                self._actors = None
+            actors, self._actors = self._actors, None
+            if actors is not None:
+                actors.close()
 
     def _weights(self) -> Weights:
         """
@@ -123,6 +123,8 @@ class Learner(ValueAlgorithm):
     def _on_step(self) -> None:
         if not self.is_actor:  # which is given its epsilon and both networks
             super()._on_step()
+            assert self._actors is not None
+            self.logger.record("rollout/exploration_rate", float(self._actors.spec.epsilons.mean()))
 
     def _may_insert(self, due: int) -> bool:
         """

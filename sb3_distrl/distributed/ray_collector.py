@@ -4,17 +4,19 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import ray
 import torch as th
 
-from sb3_distrl.distributed.cluster import check_room, join
+from sb3_distrl.distributed.cluster import check_room, connection
 from sb3_distrl.distributed.collectors import Collector
 from sb3_distrl.distributed.worker import ActorSpec, Report, RolloutWorker, Weights
 
 IN_FLIGHT = 2  # blocks that an actor is asked for at a time, so that it need not wait for the learner to come by
 POLL = 1.0  # seconds between looks at actors that say nothing
+CLOSE_TIMEOUT = 5.0  # seconds that actors have to end their blocks and close their environments, before they are killed
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +65,19 @@ class Supervised:
         self.pending.append(self.handle.collect.remote(weights if version > self.version else None))
         self.version = version
 
+    def close(self) -> ray.ObjectRef:
+        """:return: of nothing, when it has closed its environments, after the block that it is at"""
+        for ref in self.pending:
+            ray.cancel(ref)
+        return self.handle.close.remote()
+
+    def has_place(self) -> bool:
+        """:return: whether it has found a place to run"""
+        return bool(ray.wait([self.placed], timeout=0)[0])
+
     def silent_for(self) -> float:
         """:return: seconds since it was last heard of; 0 while it has no place to run yet"""
-        if self.heard is None and ray.wait([self.placed], timeout=0)[0]:
+        if self.heard is None and self.has_place():
             self.heard = time.monotonic()
         return 0.0 if self.heard is None else time.monotonic() - self.heard
 
@@ -79,9 +91,9 @@ class RayCollector(Collector):
     :param weights: see :class:`Collector`
     :param synchronous: see :class:`Collector`
     :param check: raises a ValueError for a report that must not be used
-    :param address: see :func:`~sb3_distrl.distributed.cluster.join`
+    :param address: see :func:`~sb3_distrl.distributed.cluster.connection`
     :param cpus_per_actor: processors that are reserved for each
-    :param max_failures: how many within ``failure_window`` are put up with
+    :param max_failures: how many within ``failure_window`` are tolerated; ``None`` is 5, or two of each actor if that is more
     :param failure_window: seconds
     :param hang_timeout: seconds that a block may take
     :param stall_timeout: seconds without any block, after which it is an error
@@ -98,17 +110,19 @@ class RayCollector(Collector):
         check: Callable[[Report], None],
         address: str | None,
         cpus_per_actor: float,
-        max_failures: int,
+        max_failures: int | None,
         failure_window: float,
         hang_timeout: float,
         stall_timeout: float,
     ) -> None:
         self.check, self.cpus_per_actor = check, cpus_per_actor
-        self.max_failures, self.failure_window = max_failures, failure_window
+        self.max_failures = max(5, 2 * n_actors) if max_failures is None else max_failures
+        self.failure_window = failure_window
         self.hang_timeout, self.stall_timeout = hang_timeout, stall_timeout
         self.failed_at: deque[float] = deque()
         self.actors: list[Supervised] = []
-        self.started_ray = join(address)
+        self.ray = ExitStack()
+        self.ray.enter_context(connection(address))
         try:
             check_room(n_actors, cpus_per_actor)
             super().__init__(spec, n_actors, weights, synchronous)
@@ -217,7 +231,7 @@ class RayCollector(Collector):
         self.failed_at.append(now)
         while now - self.failed_at[0] > self.failure_window:
             self.failed_at.popleft()
-        ray.kill(actor.handle, no_restart=True)
+        self._end([actor], CLOSE_TIMEOUT if error else 0.0)  # without an error, it hangs
         if len(self.failed_at) > self.max_failures:
             raise RuntimeError(
                 f"Actors failed {len(self.failed_at)} times within {self.failure_window:g} s, more than "
@@ -228,7 +242,24 @@ class RayCollector(Collector):
 
     def close(self) -> None:
         """End the actors, and Ray, if it was started here."""
-        for actor in self.actors:
-            ray.kill(actor.handle, no_restart=True)
-        if self.started_ray:
-            ray.shutdown()
+        with self.ray:
+            self._end(self.actors, CLOSE_TIMEOUT)
+
+    def _end(self, actors: list[Supervised], timeout: float) -> None:
+        """
+        :param actors: that close their environments, and are killed
+        :param timeout: seconds that they have for it
+        """
+        try:
+            closing = {actor.close(): actor for actor in actors if actor.has_place()}
+            done, _ = ray.wait(list(closing), num_returns=len(closing), timeout=timeout) if closing else ([], [])
+            for ref in done:
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayTaskError as error:
+                    logger.warning("Actor %d could not close its environments. %s", closing[ref].index, error)
+                except ray.exceptions.RayError:
+                    pass  # it has died
+        finally:
+            for actor in actors:
+                ray.kill(actor.handle, no_restart=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
@@ -97,14 +98,16 @@ class ActorSpec(NamedTuple):
 
 def epsilon_ladder(n_streams: int, epsilon: float, alpha: float) -> np.ndarray:
     """
-    epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1).
+    epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1); for a single one, where this is
+    0/0, epsilon^(1 + alpha / 2), the middle one of all ladders.
 
     :param n_streams: N, environments of all actors
     :param epsilon: the largest; the paper's is 0.4
     :param alpha: the paper's is 7
     :return: shape [N]
     """
-    return epsilon ** (1 + np.arange(n_streams) / max(n_streams - 1, 1) * alpha)
+    rungs = np.arange(n_streams) / (n_streams - 1) if n_streams > 1 else np.array([0.5])
+    return epsilon ** (1 + rungs * alpha)
 
 
 class RolloutWorker:
@@ -124,6 +127,7 @@ class RolloutWorker:
     def __init__(self, spec: ActorSpec, index: int, incarnation: int = 0, steps: int = 0) -> None:
         self.spec, self.index, self.incarnation, self.steps = spec, index, incarnation, steps
         self.version = -1
+        self.env: VecEnv | None = None
         self._random_state: dict[str, Any] | None = None
 
     def collect(self, weights: Weights | None) -> Report:
@@ -141,7 +145,7 @@ class RolloutWorker:
 
     def close(self) -> None:
         """Close the environments."""
-        if self._random_state is not None:
+        if self.env is not None:
             self.env.close()
 
     @contextmanager
@@ -178,6 +182,7 @@ class RolloutWorker:
         self.version = weights.version
 
     def _collect_block(self) -> Block:
+        assert self.env is not None
         self.callback.start_block()
         self.buffer.start_block()
         steps = TrainFreq(self.buffer.buffer_size, TrainFrequencyUnit.STEP)

@@ -68,3 +68,28 @@ def misbehaving(what, folder, after=60, times=1):
         return Misbehaving(gymnasium.make("CartPole-v1"), what, after, times, folder)
 
     return make
+
+
+class Telling(gymnasium.Wrapper):
+    """
+    Tells of its being closed by a file for the process that does it.
+
+    :param env: environment
+    :param folder: of these files
+    :param process: that can close it; in all others it raises an exception, ``None`` for none
+    """
+
+    def __init__(self, env, folder, process=None):
+        super().__init__(env)
+        self.folder, self.process = Path(folder), process
+
+    @classmethod
+    def maker(cls, folder, process=None):
+        """:return: a function that makes such a CartPole"""
+        return lambda: cls(gymnasium.make("CartPole-v1"), folder, process)
+
+    def close(self):
+        (self.folder / f"closed by {os.getpid()}").touch()
+        super().close()
+        if self.process not in (None, os.getpid()):
+            raise ConnectionResetError(MESSAGE)

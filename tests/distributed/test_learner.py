@@ -115,8 +115,33 @@ def test_logs():
     values = {name: value for line in recorder.lines for name, value in line.items()}
     assert values["apex/replay_ratio"] == pytest.approx(0.25, abs=0.05) and values["apex/failures"] == 0
     assert 0 <= values["apex/staleness"] <= 60 and values["apex/bytes_per_transition"] > 4 * 4
-    assert values["rollout/exploration_rate"] == pytest.approx(0.4**8)
+    assert values["rollout/exploration_rate"] == pytest.approx(np.mean([0.4 ** (1 + 7 * i / 3) for i in range(4)]))
+    assert model.exploration_rate == pytest.approx(0.4**8)
     assert {"rollout/ep_rew_mean", "train/loss", "train/beta"} <= values.keys()
+
+
+def test_one_environment_explores_as_predict_and_the_log_say(tmp_path):
+    """With the epsilon in the middle of the ladder; with others, or another ladder, when it is loaded so."""
+    model = make_model(ApeXIQN, n_actors=1)
+    assert model.exploration_rate == pytest.approx(0.4**4.5)
+    recorder, rates = record(model), Rates()
+    model.learn(200, callback=rates, log_interval=1)
+    assert rates.of_actors == [[model.exploration_rate]] and model.exploration_rate == pytest.approx(0.4**4.5)
+    assert {line["rollout/exploration_rate"] for line in recorder.lines} == {model.exploration_rate}
+    model.save(tmp_path / "model")
+    assert ApeXIQN.load(tmp_path / "model").exploration_rate == model.exploration_rate
+    more = ApeXIQN.load(tmp_path / "model", env="CartPole-v1", n_actors=3, actor_epsilon=0.5)
+    assert more.exploration_rate == pytest.approx(0.5**8)
+    more.learn(60)
+    assert more.exploration_rate == pytest.approx(0.5**8)
+
+
+class Rates(BaseCallback):
+    """Looks at the epsilons that actors have."""
+
+    def _on_step(self):
+        self.of_actors = [worker.model.exploration_rate.tolist() for worker in self.model._actors.workers]
+        return True
 
 
 @pytest.mark.parametrize("kind", ["box", "dict"])
@@ -213,6 +238,28 @@ def test_weights_that_are_not_finite_are_not_sent():
     with pytest.raises(ValueError, match=r"not finite after .* gradient steps, and actors are not given them"):
         model.learn(300, callback=Diverge())
     assert model._actors is None
+
+
+class Stuck(gymnasium.Wrapper):
+    """Some of them cannot be closed."""
+
+    closed = 0
+
+    def close(self):
+        Stuck.closed += 1
+        if Stuck.closed == 3:
+            raise RuntimeError("the simulator does not answer")
+
+
+def test_environments_that_cannot_be_closed():
+    """The error is raised, after all have been closed, and the next learn() has actors of its own."""
+    model = make_model(env=lambda: Stuck(gymnasium.make("CartPole-v1")), n_actors=3)
+    Stuck.closed = 0
+    with pytest.raises(RuntimeError, match="does not answer"):
+        model.learn(60)
+    assert model._actors is None and Stuck.closed == 4  # with the one that the first observations are of
+    model.learn(60)
+    assert model.num_timesteps == 60 and Stuck.closed == 8
 
 
 def test_older_weights_are_not_published():

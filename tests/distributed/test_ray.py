@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopT
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_distrl.distributed import ApeXRainbow
-from tests.distributed.envs import MESSAGE, misbehaving
+from tests.distributed.envs import MESSAGE, Telling, misbehaving
 from tests.distributed.settings import CLASSES, digest, make_model
 
 ray = pytest.importorskip("ray")
@@ -24,11 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Futu
 @pytest.fixture(scope="module", autouse=True)
 def running():
     """A Ray that all tests share, as a user's that runs already."""
-    from sb3_distrl.distributed.cluster import join
+    from sb3_distrl.distributed.cluster import connection
 
-    assert join(None)  # as ApeX does it
-    yield
-    ray.shutdown()
+    with connection(None):  # as ApeX does it
+        yield
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -150,6 +149,25 @@ def test_no_data_at_all_is_an_error(tmp_path):
     model = make_model(env=misbehaving("hang", tmp_path, after=3, times=9), collector="ray", stall_timeout=15.0)
     with pytest.raises(RuntimeError, match=r"No actor has sent anything for 15 s \(stall_timeout\)"):
         model.learn(100)
+
+
+def test_environments_are_closed(tmp_path, caplog):
+    """By their actors, even if it fails, about which the log says something."""
+    model = make_model(env=Telling.maker(tmp_path, process=os.getpid()), collector="ray", synchronous=True)
+    model.learn(40)
+    assert model._actors is None
+    assert len({*os.listdir(tmp_path)} - {f"closed by {os.getpid()}"}) == 2
+    for actor in range(2):
+        assert f"Actor {actor} could not close its environments" in caplog.text and MESSAGE in caplog.text
+
+
+def test_more_failures_are_tolerated_of_more_actors(tmp_path):
+    """Two of each, if it is not told how many."""
+    kwargs = dict(n_actors=3, cpus_per_actor=0.5, buffer_size=5000, collector="ray")
+    model = make_model(env=misbehaving("exception", tmp_path, after=5, times=6), **kwargs)
+    stop = LongAgo()
+    model.learn(60, callback=stop)
+    assert stop.failures <= 6 and model.num_timesteps == 60
 
 
 def test_more_actors_than_fit():
