@@ -18,6 +18,7 @@ from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuf
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
+from sb3_distrl.common.finite import LARGE_LOSS, first_not_finite, reading_waits, refusal, step_where_finite
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.functional import Distortion
@@ -286,7 +287,7 @@ class ValueAlgorithm(Acting):
         self._update_learning_rate(self.policy.optimizer)
         for _ in range(gradient_steps):
             self._gradient_step(self._sample(batch_size))
-        self._n_updates += gradient_steps
+            self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self._metrics.count // LOG_EVERY > (self._metrics.count - gradient_steps) // LOG_EVERY:
             self._record_metrics()
@@ -328,15 +329,38 @@ class ValueAlgorithm(Acting):
         else:
             loss = losses.mean()
 
-        self.policy.optimizer.zero_grad()
+        optimizer, on_device = self.policy.optimizer, reading_waits(self.policy.optimizer, loss.device)
+        optimizer.zero_grad()
         loss.backward()
-        if self.max_grad_norm is not None or self._metrics.count % NORM_EVERY == 0:
-            metrics = {**metrics, "grad_norm": clip_gradients(self.q_net, self.max_grad_norm)}
-        self.policy.optimizer.step()
+        seen = {"loss": loss.detach()}
+        if self.prioritized:
+            seen["priorities"] = priorities.max()
+        large = not on_device and not seen["loss"].item() < LARGE_LOSS
+        if large or self.max_grad_norm is not None or self._metrics.count % NORM_EVERY == 0:
+            seen["grad_norm"] = clip_gradients(self.q_net, self.max_grad_norm)
+            metrics = {**metrics, "grad_norm": seen["grad_norm"]}
+        if on_device:
+            metrics = {**metrics, "skipped": step_where_finite(optimizer, seen)}
+        else:
+            self._check_seen(seen, batch)
+            optimizer.step()
 
         if self.prioritized:
+            if on_device:
+                priorities = priorities.cpu()  # which the buffer needs anyway
+                self._check_seen({"priorities": priorities.max()}, batch)
             self.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[union-attr]
         self._metrics.add({"loss": loss, "q_mean": q_values.mean(), **metrics})
+
+    def _check_seen(self, seen: dict[str, th.Tensor], batch: Samples) -> None:
+        """
+        :param seen: scalars by name
+        :param batch: that they were seen on
+        :raises ValueError: if one is not finite, so that the gradient step must not be taken
+        """
+        if (what := first_not_finite(seen)) is not None:
+            what = f"{what} is not finite in gradient step {self._n_updates + 1}"
+            raise refusal(what, self.q_net, self.policy.optimizer.param_groups[0]["lr"], batch)
 
     # Logging and saving
 
@@ -347,6 +371,10 @@ class ValueAlgorithm(Acting):
         :return: them
         """
         metrics = self._metrics.values()
+        if skipped := metrics.pop("skipped", 0.0):
+            steps, self._metrics = self._metrics.count, RunningMetrics()
+            what = f"Losses or gradients were not finite in {skipped:.1%} of the last {steps} gradient steps"
+            raise refusal(what, self.q_net, self.policy.optimizer.param_groups[0]["lr"])
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         if self.prioritized:
