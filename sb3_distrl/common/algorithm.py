@@ -14,7 +14,12 @@ from stable_baselines3.common.preprocessing import is_image_space, preprocess_ob
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
+from sb3_distrl.buffers import (
+    PrioritizedDictReplayBuffer,
+    PrioritizedReplayBuffer,
+    PrioritizedReplayBufferSamples,
+    SumTree,
+)
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
@@ -253,6 +258,7 @@ class ValueAlgorithm(Acting):
                         "train with a new buffer."
                     )
             buffer.check_memory()
+            SumTree.prepare()
 
     # Learning
 
