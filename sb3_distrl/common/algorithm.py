@@ -26,6 +26,7 @@ from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.finite import LARGE_LOSS, first_not_finite, reading_waits, refusal, step_where_finite
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
+from sb3_distrl.common.overlap import discard_unread
 from sb3_distrl.functional import Distortion
 from sb3_distrl.networks import HIDDEN
 
@@ -229,8 +230,11 @@ class ValueAlgorithm(Acting):
         assert buffer is not None
         self._check_replay_buffer(buffer)
         optimize_memory_usage = self.optimize_memory_usage
+        resets = reset_num_timesteps or self._last_obs is None  # the environment, in SB3
+        if resets and self.env is not None:
+            discard_unread(self.env)
         if isinstance(buffer, PrioritizedReplayBuffer):
-            if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
+            if resets:
                 buffer.end_episodes()
             self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
         try:
