@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -13,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import (
     PrioritizedDictReplayBuffer,
@@ -34,6 +36,18 @@ SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
 NORM_EVERY = 10  # gradient steps between norms of gradients, where none are clipped: a pass over the memory for a log
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
+
+
+def refuse_vector_env(env: Any) -> None:
+    """
+    :param env: environment
+    :raises ValueError: if it is one of Gymnasium's vector environments
+    """
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            f"env={env} is a vector environment of Gymnasium, which Stable-Baselines3 does not take: use its VecEnv, e.g. "
+            f'make_vec_env("CartPole-v1", n_envs={env.num_envs}) of stable_baselines3.common.env_util.'
+        )
 
 
 class ValueAlgorithm(Acting):
@@ -89,6 +103,7 @@ class ValueAlgorithm(Acting):
     ) -> None:
         if env is not None:
             env = maybe_make_env(env, verbose)
+            refuse_vector_env(env)
             if not isinstance(env.action_space, spaces.Discrete):
                 raise ValueError(
                     f"env has action_space={env.action_space}, but value-based algorithms need a Discrete one: "
@@ -111,6 +126,11 @@ class ValueAlgorithm(Acting):
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     # Set-up
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        refuse_vector_env(env)
+        return Acting._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self._check_arguments()
