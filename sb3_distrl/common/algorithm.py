@@ -1,6 +1,7 @@
 """The base of all algorithms: SB3's DQN with everything around the loss that distributional variants share."""
 
 import inspect
+import warnings
 from abc import abstractmethod
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
@@ -81,6 +83,8 @@ class ValueAlgorithm(Acting):
     :raises ValueError: for arguments out of range
     """
 
+    _learning = False  # whether learn() is at work
+
     def __init__(
         self,
         policy: str | type[BasePolicy],
@@ -123,6 +127,7 @@ class ValueAlgorithm(Acting):
         self.bootstrap_risk = bootstrap_risk
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
+        self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     # Set-up
@@ -310,7 +315,7 @@ class ValueAlgorithm(Acting):
         return int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
-        if self.replay_ratio is not None:
+        if self.replay_ratio is not None and self._learning:
             gradient_steps = self._due()
             self._gradient_steps_due -= gradient_steps
         self.policy.set_training_mode(True)
@@ -438,7 +443,36 @@ class ValueAlgorithm(Acting):
         :return: the model
         """
         tb_log_name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        updates, self._learning = self._n_updates, True
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._learning = False
+        if self._n_updates == updates:
+            self._warn_of_no_gradient_step(total_timesteps)
+        return self
+
+    def _warn_of_no_gradient_step(self, total_timesteps: int) -> None:
+        """
+        Say why ``learn()`` has done no gradient step, unless it was stopped, had nothing to do, or should do none.
+
+        :param total_timesteps: of ``learn()``
+        """
+        stopped = self.num_timesteps < self._total_timesteps
+        if stopped or self.num_timesteps == self._num_timesteps_at_start or self.gradient_steps == 0:
+            return
+        if self.num_timesteps <= self.learning_starts:
+            reason = f"learning_starts={self.learning_starts} environment steps come before the first"
+            remedy = "a smaller learning_starts or a larger total_timesteps"
+        elif self.replay_ratio is not None and self._due() == 0:
+            reason = f"replay_ratio={self.replay_ratio} asks for less than one after learning_starts={self.learning_starts}"
+            remedy = "a larger replay_ratio or total_timesteps"
+        else:
+            return
+        warnings.warn(
+            f"learn(total_timesteps={total_timesteps}) has ended without a gradient step, as {reason}: use {remedy}.",
+            stacklevel=3,
+        )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics"]
+        return [*super()._excluded_save_params(), "_metrics", "_learning"]
