@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
@@ -27,6 +28,7 @@ from sb3_distrl.buffers import (
 from sb3_distrl.checks import check_at_least, check_fraction
 from sb3_distrl.common.acceleration import channels_last, check_acceleration, clip_gradients, compiled, keep_freed_memory
 from sb3_distrl.common.acting import Acting
+from sb3_distrl.common.final_observations import FinalObservations
 from sb3_distrl.common.finite import LARGE_LOSS, first_not_finite, reading_waits, refusal, step_where_finite
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
@@ -127,6 +129,7 @@ class ValueAlgorithm(Acting):
         self.bootstrap_risk = bootstrap_risk
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
+        self._final_observations = FinalObservations()
         self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
@@ -290,6 +293,19 @@ class ValueAlgorithm(Acting):
             SumTree.prepare()
 
     # Learning
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: Any,
+    ) -> None:
+        assert self.env is not None
+        self._final_observations.look(self.env, dones)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     @property
     def beta(self) -> float:
@@ -475,4 +491,4 @@ class ValueAlgorithm(Acting):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics", "_learning"]
+        return [*super()._excluded_save_params(), "_metrics", "_learning", "_final_observations"]
