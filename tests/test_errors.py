@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -39,6 +40,20 @@ def test_action_space(algorithm: type[ValueAlgorithm], action_space: spaces.Spac
         env = DummyVecEnv([lambda: OtherActions(action_space)])
     with pytest.raises(ValueError, match=r"^env has action_space=.*Discrete.*: discretise"):
         make(algorithm, env)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_vector_environments_of_gymnasium(algorithm: type[ValueAlgorithm], tmp_path: Path) -> None:
+    vector = gym.make_vec("CartPole-v1", num_envs=3)
+    message = r"^env=.* is a vector environment of Gymnasium.* use its VecEnv, e\.g\. make_vec_env\(.*n_envs=3\)"
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, vector)
+    model = make(algorithm, "CartPole-v1")
+    with pytest.raises(ValueError, match=message):
+        model.set_env(vector)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        algorithm.load(tmp_path / "model", env=vector)
 
 
 def test_action_space_of_a_registered_environment() -> None:
@@ -309,7 +324,7 @@ def test_diverged_priorities() -> None:
     model = make(QRDQN, prioritized=True)
     model.learn(40)
     next(iter(model.q_net.parameters())).data.fill_(NAN)
-    with pytest.raises(ValueError, match=r"^priorities=nan is not finite in float32: lower the learning rate"):
+    with pytest.raises(ValueError, match=r"^loss=nan is not finite in gradient step 6, as the weights are not finite: load"):
         model.learn(40, reset_num_timesteps=False)
 
 

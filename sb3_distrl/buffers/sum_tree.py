@@ -1,6 +1,7 @@
 """A sum tree in vectorised numpy, or compiled where numba is installed."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -12,17 +13,33 @@ from sb3_distrl.checks import check_shape
 WIDTH = 32  # children of a node
 
 
+def _load() -> ModuleType:
+    from sb3_distrl.buffers import sum_tree_numba
+
+    sum_tree_numba.warm_up()
+    return sum_tree_numba
+
+
 @cache
 def compiled() -> ModuleType | None:
-    """:return: the compiled inner loops if numba is there, which takes a second at the first call of each"""
+    """
+    Import numba and compile the inner loops, which takes a second the first time.
+
+    This is done in a thread of its own, as Ctrl-C reaches the main thread alone: an interrupted import would leave numba
+    unusable until the process ends.
+
+    :return: the compiled inner loops, or ``None`` where numba is not installed or cannot be used
+    """
+    executor = ThreadPoolExecutor(1)
     try:
-        from sb3_distrl.buffers import sum_tree_numba
+        return executor.submit(_load).result()
     except ModuleNotFoundError:
         return None
     except (ImportError, RuntimeError) as error:  # it does not fit numpy, or has no folder to keep compiled code in
         warnings.warn(f"numba is installed but cannot be used, so that prioritized replay is slower: {error}")
         return None
-    return sum_tree_numba
+    finally:
+        executor.shutdown(wait=False)
 
 
 class SumTree:
@@ -44,6 +61,11 @@ class SumTree:
         self.masses = np.zeros((groups * WIDTH, WIDTH), dtype=np.float64)
         self.blocks = np.zeros((groups, WIDTH), dtype=np.float64)
         self.groups = np.zeros(groups, dtype=np.float64)
+
+    @staticmethod
+    def prepare() -> None:
+        """Compile what is compiled, where numba is installed, rather than at the first call of a method."""
+        compiled()
 
     @property
     def total(self) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from sb3_distrl.buffers.sum_tree import WIDTH
+from sb3_distrl.buffers.sum_tree import WIDTH, SumTree
 
 
 @njit(cache=True)
@@ -54,3 +54,10 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
         child, _ = child_of(masses[node], value)
         indices[i], found[i] = node * WIDTH + child, masses[node, child]
     return indices, found
+
+
+def warm_up() -> None:
+    """Compile all of the above for what :class:`~sb3_distrl.buffers.SumTree` calls it with, or load it compiled."""
+    tree = SumTree(1)
+    update(tree.masses, tree.blocks, tree.groups, np.zeros(1, np.int64), np.ones(1), False)
+    draw(tree.masses, tree.blocks, tree.groups, np.zeros(1))

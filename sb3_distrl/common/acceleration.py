@@ -6,6 +6,10 @@ from functools import cache
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_distrl.networks import HIDDEN
 
 PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
 MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would quietly not compile any more
@@ -82,6 +86,17 @@ def channels_last(images: th.Tensor) -> th.Tensor:
     :return: the same, with channels side by side in memory, as convolutions are fastest on a CPU
     """
     return th.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)  # faster than contiguous()
+
+
+def fastest_layout(obs: PyTorchObs, network: BasePolicy) -> PyTorchObs:
+    """
+    :param obs: shape [B, ...]
+    :param network: that they are for
+    :return: the same, in the layout of memory that the network's features extractor is fastest with
+    """
+    if network.device.type == "cpu" and type(network.features_extractor) in HIDDEN:  # others may depend on the layout
+        return channels_last(obs)  # type: ignore[arg-type]
+    return obs
 
 
 def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:

@@ -78,13 +78,31 @@ class Acting(Overlapping):
         """
         return network.acting_values(obs, deterministic, risk)
 
+    @staticmethod
+    def _as_arrays(observation: Any) -> np.ndarray | dict[str, np.ndarray]:
+        """
+        :param observation: one, or several; lists and numbers are taken, too
+        :return: the same in arrays
+        :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
+        """
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "You have passed a tuple to the predict() function instead of a Numpy array or a Dict. It is what reset() of "
+                "a Gymnasium environment returns: use `obs, info = env.reset()`, and pass obs. reset() of SB3's VecEnv "
+                "returns obs alone."
+            )
+        if isinstance(observation, dict):
+            return {key: np.asarray(part) for key, part in observation.items()}
+        return np.asarray(observation)
+
     def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
         :param observation: one, or several
         :return: on the device, shape [B, ...], and whether they were several; the policy is in evaluation mode
+        :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
         """
         self.policy.set_training_mode(False)
-        return self.policy.obs_to_tensor(observation)
+        return self.policy.obs_to_tensor(self._as_arrays(observation))
 
     def predict_distribution(self, observation: np.ndarray | dict[str, np.ndarray]) -> ValueDistribution:
         """
@@ -152,7 +170,9 @@ class Acting(Overlapping):
         :param episode_start: passed through
         :param deterministic: greedy, without noise
         :return: the actions, and the state
+        :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
         """
+        observation = self._as_arrays(observation)
         if deterministic:
             return self._greedy(observation, state, episode_start, deterministic)
         vectorized = self.policy.is_vectorized_observation(observation)

@@ -5,26 +5,28 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import Env, spaces
+from gymnasium import Env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
-from sb3_distrl.checks import layer_sizes, whole_number
-from sb3_distrl.common.acceleration import channels_last, clip_gradients, compiled, keep_freed_memory
+from sb3_distrl.buffers import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
+from sb3_distrl.common.acceleration import compiled, fastest_layout, keep_freed_memory
 from sb3_distrl.common.acting import Acting
-from sb3_distrl.common.arguments import check_arguments, check_replay_buffer, check_spaces, take_numbers
+from sb3_distrl.common.arguments import check_arguments, check_spaces, policy_arguments, refuse_vector_env, take_numbers
 from sb3_distrl.common.episodes import end_episodes
+from sb3_distrl.common.final_observations import FinalObservations
+from sb3_distrl.common.gradient_steps import NotFinite, check_seen, refusal, take_step, warn_of_no_gradient_step
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
+from sb3_distrl.common.overlap import discard_unread
 from sb3_distrl.common.policies import ValueNetwork, copy_buffers
+from sb3_distrl.common.replay import check_replay_buffer, default_class, make_replay_buffer
 from sb3_distrl.functional import Distortion
-from sb3_distrl.networks import HIDDEN
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
@@ -64,6 +66,8 @@ class ValueAlgorithm(Acting):
     :raises ValueError: for arguments out of range
     """
 
+    _learning = False  # whether learn() is at work
+
     def __init__(
         self,
         policy: str | type[BasePolicy],
@@ -98,6 +102,8 @@ class ValueAlgorithm(Acting):
         self.bootstrap_risk = bootstrap_risk
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
+        self._final_observations = FinalObservations()
+        self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     # Set-up
@@ -105,6 +111,7 @@ class ValueAlgorithm(Acting):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """Wrap an environment that the constructor, ``load()`` or ``set_env()`` is given, as in SB3."""
+        refuse_vector_env(env)
         if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
             check_spaces(env.observation_space, env.action_space)
         return Acting._wrap_env(env, verbose, monitor_wrapper)
@@ -114,11 +121,9 @@ class ValueAlgorithm(Acting):
         self._check_arguments()
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.replay_buffer_class is None:
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            self.replay_buffer_class = PrioritizedDictReplayBuffer if is_dict else PrioritizedReplayBuffer
+        self.replay_buffer_class = self.replay_buffer_class or default_class(self.observation_space)
         if self.replay_buffer is None and issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
-            self.replay_buffer = self._make_replay_buffer(self.replay_buffer_class)
+            self.replay_buffer = make_replay_buffer(self, self.replay_buffer_class)
         given = dict(n_steps=self.n_steps, policy_kwargs=self.policy_kwargs)
         self.n_steps = 1  # SB3 would warn that it ignores n_steps: the buffer has it
         self.policy_kwargs = self._policy_arguments()
@@ -130,32 +135,11 @@ class ValueAlgorithm(Acting):
 
     def _policy_arguments(self) -> dict[str, Any]:
         """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
-        arguments = {name: dict(value) if isinstance(value, dict) else value for name, value in self.policy_kwargs.items()}
-        if arguments.get("net_arch") is not None:
-            arguments["net_arch"] = layer_sizes("net_arch", arguments["net_arch"])
-        extractor_kwargs = arguments.get("features_extractor_kwargs") or {}
-        for name in extractor_kwargs.keys() & {"features_dim", "cnn_output_dim"}:
-            extractor_kwargs[name] = whole_number(name, extractor_kwargs[name], "use a number of features")
-        return arguments
-
-    def _make_replay_buffer(self, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
-        return buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self._has_images() if self.optimize_memory_usage is None else self.optimize_memory_usage,
-            **{**self.buffer_settings(), **self.replay_buffer_kwargs},
-        )
+        return policy_arguments(self.policy_kwargs)
 
     def buffer_settings(self) -> dict[str, float]:
         """:return: arguments of this library's buffers that the algorithm has as well"""
         return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
-
-    def _has_images(self) -> bool:
-        space = self.observation_space
-        return any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
 
     def _check_arguments(self) -> None:
         """
@@ -177,6 +161,8 @@ class ValueAlgorithm(Acting):
         check_replay_buffer(self, buffer)
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
             end_episodes(buffer)
+            if self.env is not None:
+                discard_unread(self.env)
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
             self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
@@ -197,10 +183,11 @@ class ValueAlgorithm(Acting):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store a transition, as in SB3. It asks VecNormalize for the observations from before normalisation, which are of
-        another shape than the model's where a wrapper around it changes them, such as the VecTransposeImage that SB3 puts
-        there. Where only rewards are normalised, they are those that the model has.
+        Store a transition, as in SB3. It asks VecNormalize for observations before normalisation, whose shape differs from the
+        model's where SB3 wrapped it in VecTransposeImage. Where only rewards are normalised, the model's are the same.
         """
+        assert self.env is not None
+        self._final_observations.look(self.env, dones)
         normalize = self._vec_normalize_env
         if normalize is None or normalize.norm_obs:
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
@@ -240,14 +227,14 @@ class ValueAlgorithm(Acting):
         return int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
-        if self.replay_ratio is not None:
+        if self.replay_ratio is not None and self._learning:
             gradient_steps = self._due()
             self._gradient_steps_due -= gradient_steps
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         for _ in range(gradient_steps):
             self._gradient_step(self._sample(batch_size))
-        self._n_updates += gradient_steps
+            self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self._metrics.count // LOG_EVERY > (self._metrics.count - gradient_steps) // LOG_EVERY:
             self._record_metrics()
@@ -267,16 +254,7 @@ class ValueAlgorithm(Acting):
         :return: preprocessed by the online network, once for all passes, and outside of what is compiled
         """
         as_ours = type(self.q_net).preprocess is ValueNetwork.preprocess  # others may depend on the layout
-        return self.q_net.preprocess(self._fastest_layout(obs) if as_ours else obs)
-
-    def _fastest_layout(self, obs: PyTorchObs) -> PyTorchObs:
-        """
-        :param obs: shape [B, ...]
-        :return: the same, in the layout of memory that the features extractor is fastest with
-        """
-        if self.device.type == "cpu" and type(self.q_net.features_extractor) in HIDDEN:  # others may depend on the layout
-            return channels_last(obs)  # type: ignore[arg-type]
-        return obs
+        return self.q_net.preprocess(fastest_layout(obs, self.q_net) if as_ours else obs)
 
     def _evaluate(self, batch: Samples) -> Loss:
         """
@@ -297,12 +275,17 @@ class ValueAlgorithm(Acting):
         else:
             loss = losses.mean()
 
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        if self.max_grad_norm is not None or self._metrics.count % NORM_EVERY == 0:
-            metrics = {**metrics, "grad_norm": clip_gradients(self.q_net, self.max_grad_norm)}
-        self.policy.optimizer.step()
-
+        optimizer, measure = self.policy.optimizer, self._metrics.count % NORM_EVERY == 0
+        seen = {"priorities": priorities.max()} if self.prioritized else {}
+        try:
+            metrics = {**metrics, **take_step(optimizer, self.q_net, loss, seen, self.max_grad_norm, measure)}
+            if self.prioritized:
+                priorities = priorities.cpu()  # which the buffer needs anyway
+                if "skipped" in metrics:
+                    check_seen({"priorities": priorities.max()})
+        except NotFinite as error:
+            what = f"{error} is not finite in gradient step {self._n_updates + 1}"
+            raise refusal(what, self.q_net, optimizer.param_groups[0]["lr"], batch) from None
         if self.prioritized:
             self.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[union-attr]
         self._metrics.add({"loss": loss, "q_mean": q_values.mean(), **metrics})
@@ -316,6 +299,10 @@ class ValueAlgorithm(Acting):
         :return: them
         """
         metrics = self._metrics.values()
+        if skipped := metrics.pop("skipped", 0.0):
+            steps, self._metrics = self._metrics.count, RunningMetrics()
+            what = f"Losses or gradients were not finite in {skipped:.1%} of the last {steps} gradient steps"
+            raise refusal(what, self.q_net, self.policy.optimizer.param_groups[0]["lr"])
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         if self.prioritized:
@@ -349,7 +336,15 @@ class ValueAlgorithm(Acting):
         :return: the model
         """
         tb_log_name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        updates, self._learning = self._n_updates, True
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._learning = False
+        stopped = self.num_timesteps < self._total_timesteps
+        if not stopped and self._n_updates == updates and self.num_timesteps > self._num_timesteps_at_start:
+            warn_of_no_gradient_step(self, total_timesteps, self._due())
+        return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics"]
+        return [*super()._excluded_save_params(), "_metrics", "_learning", "_final_observations"]

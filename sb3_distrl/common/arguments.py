@@ -1,22 +1,23 @@
-"""Checks of the algorithms' arguments, spaces and replay buffers."""
+"""Checks of the algorithms' arguments and spaces."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
+from sb3_distrl.checks import check_at_least, check_fraction, layer_sizes, number, whole_number
 from sb3_distrl.common.acceleration import check_acceleration
 from sb3_distrl.common.policies import ValuePolicy
+from sb3_distrl.common.replay import check_buffer_settings, check_priorities
 from sb3_distrl.networks import NATURE_SIDE, NatureConv
 
 if TYPE_CHECKING:
@@ -67,6 +68,18 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
                 f"env has {name}={space}, but observations must start at 0: subtract the start in a wrapper such as "
                 "gymnasium.wrappers.TransformObservation."
             )
+
+
+def refuse_vector_env(env: Any) -> None:
+    """
+    :param env: environment
+    :raises ValueError: if it is one of Gymnasium's vector environments
+    """
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            f"env={env} is a vector environment of Gymnasium, which Stable-Baselines3 does not take: use its VecEnv, e.g. "
+            f'make_vec_env("CartPole-v1", n_envs={env.num_envs}) of stable_baselines3.common.env_util.'
+        )
 
 
 def check_images(model: ValueAlgorithm) -> None:
@@ -129,6 +142,21 @@ def take_numbers(model: ValueAlgorithm) -> None:
         model.learning_rate = number("learning_rate", model.learning_rate, LEARNING_RATE)
 
 
+def policy_arguments(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param policy_kwargs: that the user gave
+    :return: a copy for the policy, with ints for whole numbers of other types
+    :raises ValueError: naming an argument that is no whole number
+    """
+    arguments = {name: dict(value) if isinstance(value, dict) else value for name, value in policy_kwargs.items()}
+    if arguments.get("net_arch") is not None:
+        arguments["net_arch"] = layer_sizes("net_arch", arguments["net_arch"])
+    extractor_kwargs = arguments.get("features_extractor_kwargs") or {}
+    for name in extractor_kwargs.keys() & {"features_dim", "cnn_output_dim"}:
+        extractor_kwargs[name] = whole_number(name, extractor_kwargs[name], "use a number of features")
+    return arguments
+
+
 def check_arguments(model: ValueAlgorithm) -> None:
     """
     :param model: with its arguments as attributes, before networks and replay buffer are made
@@ -173,67 +201,3 @@ def check_arguments(model: ValueAlgorithm) -> None:
     buffer_class = model.replay_buffer_class or PrioritizedReplayBuffer
     check_priorities(model, buffer_class)
     check_buffer_settings(model, buffer_class)
-
-
-def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
-    """
-    :param model: that samples from the buffer
-    :param buffer_class: of the buffer to train with
-    :raises ValueError: if the algorithm needs priorities, and the buffer has none
-    """
-    if model.prioritized and not hasattr(buffer_class, "update_priorities"):
-        raise ValueError(
-            f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
-            "replay_buffer_class=None for this library's buffer."
-        )
-
-
-def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
-    """
-    :param model: that samples from the buffer
-    :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
-    :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
-    """
-    if "beta" in model.replay_buffer_kwargs:
-        raise ValueError(
-            f"replay_buffer_kwargs has beta={model.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
-            "set beta_initial and beta_final instead."
-        )
-    own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), model.buffer_settings()
-    told = settings
-    if not own:
-        settings = dict(n_steps=model.n_steps, gamma=model.gamma)
-        parameters = inspect.signature(buffer_class).parameters
-        defaults = {name: parameters[name].default for name in settings if name in parameters}
-        told = {"n_steps": 1, "gamma": model.gamma, **defaults}
-    for name, value in settings.items():
-        if model.replay_buffer_kwargs.get(name, told[name]) != value:
-            remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
-            if own:
-                remedy = f"leave {name} out of replay_buffer_kwargs"
-            elif name not in parameters:  # SB3's HerReplayBuffer, say, would not take it
-                remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
-            raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
-
-
-def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
-    """
-    :param model: that is about to learn
-    :param buffer: to train with, which may have been loaded
-    :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
-    """
-    check_priorities(model, type(buffer))
-    if buffer.n_envs != model.n_envs:
-        raise ValueError(
-            f"The replay buffer has n_envs={buffer.n_envs}, the environment {model.n_envs}: load the model "
-            "with as many environments as the buffer was filled by, or train with a new buffer."
-        )
-    if isinstance(buffer, PrioritizedReplayBuffer):
-        for name, value in model.buffer_settings().items():
-            if getattr(buffer, name) != value:
-                raise ValueError(
-                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
-                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
-                    "train with a new buffer."
-                )
-        buffer.check_memory()

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch import nn
 
 from sb3_distrl.checks import check_at_least, whole_number
-from sb3_distrl.common.acceleration import autocast
+from sb3_distrl.common.acceleration import autocast, fastest_layout
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
@@ -137,7 +137,9 @@ class QRDQN(ValueAlgorithm):
     def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
         if self._own_forward:
             return obs
-        return preprocess_obs(self._fastest_layout(obs), self.observation_space, normalize_images=self.policy.normalize_images)
+        return preprocess_obs(
+            fastest_layout(obs, self.q_net), self.observation_space, normalize_images=self.policy.normalize_images
+        )
 
     def _pass(self, network: QuantileNetwork, inputs: PyTorchObs) -> th.Tensor:
         """

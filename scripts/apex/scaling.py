@@ -159,7 +159,7 @@ def measure(env_id: str, kind: str, n: int, ratio: float) -> dict[str, float]:
         envs = make_env(env_id, 0, n_envs=n, vec_env_cls=SubprocVecEnv if n > 1 or kind == "subproc" else None)
         model = Rainbow(policy, envs, replay_ratio=ratio, train_freq=1, **settings)
     if kind == "alone":
-        model.learning_starts = 10_000
+        model.learning_starts, model.gradient_steps = 10_000, 0  # random actions, which are only collected
         model.learn(2_000)
         return learner_alone(model)
     stopwatch = Stopwatch()

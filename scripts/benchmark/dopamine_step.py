@@ -121,6 +121,7 @@ def make_model(algo: str, seed: int, steps: int) -> ValueAlgorithm:
     of_model.update(buffer_size=steps, learning_starts=steps)
     model = ALGOS[suite.contenders[algo]["algo"]](env=env, seed=seed, device="cpu", **of_model)
     assert isinstance(model, ValueAlgorithm)
+    model.gradient_steps = 0  # steps are only collected
     return model.learn(steps, callback=get_callback_list(settings))
 
 

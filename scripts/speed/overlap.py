@@ -96,6 +96,7 @@ class Bench:
 
     def __init__(self, model: Rainbow, steps: int) -> None:
         self.model, self.total = model, steps * model.n_envs
+        model.gradient_steps = 0
         model.learn(max(self.total, 40 * model.n_envs))
         self.train(20)
         collection, _ = self.measure(lambda: self.learn(NEVER, False))
@@ -104,6 +105,7 @@ class Bench:
 
     def learn(self, replay_ratio: float, overlap: bool) -> None:
         self.model.replay_ratio, self.model.overlap = replay_ratio, overlap
+        self.model.gradient_steps = int(replay_ratio != NEVER)
         self.model.learn(self.total, reset_num_timesteps=False, log_interval=10**9)
 
     def train(self, gradient_steps: int) -> None:

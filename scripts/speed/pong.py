@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> None:
     model = algorithm(env=make_env(ENV, args.seed), **settings)
 
     start = time.perf_counter()
+    gradient_steps, model.gradient_steps = model.gradient_steps, 0  # these steps are only collected
     model.learn(args.learning_starts, progress_bar=True)
+    model.gradient_steps = gradient_steps
     collected = time.perf_counter()
     model.learn(args.steps - args.learning_starts, reset_num_timesteps=False, progress_bar=True)
     learned = time.perf_counter()

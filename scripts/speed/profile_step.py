@@ -38,7 +38,7 @@ def filled(algo: str, transitions: int, **kwargs: Any) -> ValueAlgorithm:
     :return: a model that is ready to train
     """
     env = DummyVecEnv([Noise])
-    sizes = dict(buffer_size=transitions, learning_starts=transitions)
+    sizes = dict(buffer_size=transitions, learning_starts=transitions, gradient_steps=0)
     model = ALGORITHMS[algo]("CnnPolicy", env, device="cpu", **sizes, **kwargs)  # type: ignore[arg-type]
     model.learn(transitions)
     return model

@@ -1,9 +1,12 @@
 """The sum tree, in numpy and compiled: against a loop, at the edges of float64, and the two against each other."""
 
 import math
+import os
 import pickle
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from sb3_distrl.buffers import SumTree
 from sb3_distrl.buffers.sum_tree import WIDTH, compiled
 
+ROOT = Path(__file__).resolve().parents[2]
 CAPACITIES = [1, 2, 3, 31, 32, 33, 100, 1023, 1024, 1025, 2500]
 EDGES = [0.0, 5e-324, 1e-17, 0.5, 1 - 1e-9, np.nextafter(1.0, 0.0), 1.0]
 IMPLEMENTATIONS = ["numpy", "compiled"]
@@ -365,3 +369,13 @@ def test_masses_of_a_wrong_shape(method, shape):
     with pytest.raises(ValueError, match="masses of shape"):
         getattr(tree, method)(np.array([0, 1]), np.full(shape, 50.0))
     assert tree.total == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="sends SIGINT to forked processes")
+def test_interrupts_of_the_import(tmp_path, implementation):
+    """Ctrl-C while numba is imported, which takes most of the first second of learn(), leaves it usable."""
+    pytest.importorskip("numba")
+    if implementation == "compiled":
+        command = [sys.executable, "-m", "tests.buffers.interrupted_imports", str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]

@@ -150,8 +150,13 @@ def test_beta_reaches_the_buffer() -> None:
     assert betas == pytest.approx([0.3 + 0.6 * step / 100 for step in steps])
 
 
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("name", ["Rainbow", "IQN", "QRDQN", "C51", "DQN", "IQN with all", "QRDQN with all"])
-def test_nothing_is_read_from_the_device_on_each_gradient_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_from_the_device_on_each_gradient_step(
+    name: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, losses are looked at before each step; where that would wait for the device, nothing is."""
+    monkeypatch.setattr("sb3_distrl.common.gradient_steps.reading_waits", lambda *_: waits)
     model = make(SETTINGS[name])
     model.learn(30)
     callers: Counter[str] = Counter()
@@ -174,10 +179,19 @@ def test_nothing_is_read_from_the_device_on_each_gradient_step(name: str, monkey
     model.dump_logs()
     callers.clear()
     model.train(gradient_steps=LOG_EVERY - 1, batch_size=8)
-    clips = callers.pop("sb3_distrl.common.acceleration: __bool__", 0)  # looks at the norm, on a CPU alone
-    assert not callers and clips == (LOG_EVERY - 1 if model.max_grad_norm is not None else 0)
+    looks = {
+        # At the norm, on a CPU alone
+        "sb3_distrl.common.acceleration: __bool__": LOG_EVERY - 1 if model.max_grad_norm is not None else 0,
+        # At the priorities, which the buffer takes to the CPU anyway
+        "sb3_distrl.common.gradient_steps: item": LOG_EVERY - 1 if model.prioritized else 0,
+    }
+    if waits:
+        assert callers == +Counter(looks)
+    else:
+        assert callers.keys() <= {*looks, "sb3_distrl.common.algorithm: item"}
     model.train(gradient_steps=1, batch_size=8)
-    callers.pop("sb3_distrl.common.acceleration: __bool__", 0)
+    for look in (*looks, "sb3_distrl.common.algorithm: item"):
+        callers.pop(look, 0)
     assert callers.pop("sb3_distrl.common.metrics: tolist") == 1, "one transfer for all metrics"
     assert not callers
 

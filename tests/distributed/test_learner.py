@@ -108,6 +108,15 @@ def test_actors_that_are_ahead_wait_and_so_does_a_learner_that_is(monkeypatch):
     assert np.diff(eager.published).min() >= 3 and len(eager.published) > 50
 
 
+def test_too_few_steps_to_learn_from():
+    model = make_model()
+    with pytest.warns(
+        UserWarning, match=r"^learn\(total_timesteps=40\) has ended without a gradient step, as learning_starts=60 "
+    ):
+        model.learn(40)
+    assert model._n_updates == 0
+
+
 def test_logs():
     model = make_model(envs_per_actor=2)
     recorder = record(model)

@@ -1,0 +1,114 @@
+"""The replay buffer of an algorithm: made for it, and checked against it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, SumTree
+
+if TYPE_CHECKING:
+    from sb3_distrl.common.algorithm import ValueAlgorithm
+
+
+def default_class(observation_space: spaces.Space) -> type[PrioritizedReplayBuffer]:
+    """
+    :param observation_space: of the environment
+    :return: the class of this library's buffer for it
+    """
+    return PrioritizedDictReplayBuffer if isinstance(observation_space, spaces.Dict) else PrioritizedReplayBuffer
+
+
+def make_replay_buffer(model: ValueAlgorithm, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
+    """
+    :param model: to make it for, with its arguments as attributes
+    :param buffer_class: of the buffer
+    :return: a replay buffer with the settings of the model
+    """
+    frames_once = model.optimize_memory_usage
+    return buffer_class(
+        model.buffer_size,
+        model.observation_space,
+        model.action_space,
+        device=model.device,
+        n_envs=model.n_envs,
+        optimize_memory_usage=has_images(model.observation_space) if frames_once is None else frames_once,
+        **{**model.buffer_settings(), **model.replay_buffer_kwargs},
+    )
+
+
+def has_images(space: spaces.Space) -> bool:
+    """
+    :param space: of observations
+    :return: whether they are images, or have some
+    """
+    return any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
+
+
+def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: of the buffer to train with
+    :raises ValueError: if the algorithm needs priorities, and the buffer has none
+    """
+    if model.prioritized and not hasattr(buffer_class, "update_priorities"):
+        raise ValueError(
+            f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
+            "replay_buffer_class=None for this library's buffer."
+        )
+
+
+def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: that samples from the buffer
+    :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
+    :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
+    """
+    if "beta" in model.replay_buffer_kwargs:
+        raise ValueError(
+            f"replay_buffer_kwargs has beta={model.replay_buffer_kwargs['beta']}, but the algorithm schedules beta: "
+            "set beta_initial and beta_final instead."
+        )
+    own, settings = issubclass(buffer_class, PrioritizedReplayBuffer), model.buffer_settings()
+    told = settings
+    if not own:
+        settings = dict(n_steps=model.n_steps, gamma=model.gamma)
+        parameters = inspect.signature(buffer_class).parameters
+        defaults = {name: parameters[name].default for name in settings if name in parameters}
+        told = {"n_steps": 1, "gamma": model.gamma, **defaults}
+    for name, value in settings.items():
+        if model.replay_buffer_kwargs.get(name, told[name]) != value:
+            remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
+            if own:
+                remedy = f"leave {name} out of replay_buffer_kwargs"
+            elif name not in parameters:  # SB3's HerReplayBuffer, say, would not take it
+                remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
+            raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
+
+
+def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
+    """
+    :param model: that is about to learn
+    :param buffer: to train with, which may have been loaded
+    :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
+    """
+    check_priorities(model, type(buffer))
+    if buffer.n_envs != model.n_envs:
+        raise ValueError(
+            f"The replay buffer has n_envs={buffer.n_envs}, the environment {model.n_envs}: load the model "
+            "with as many environments as the buffer was filled by, or train with a new buffer."
+        )
+    if isinstance(buffer, PrioritizedReplayBuffer):
+        for name, value in model.buffer_settings().items():
+            if getattr(buffer, name) != value:
+                raise ValueError(
+                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
+                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
+                    "train with a new buffer."
+                )
+        buffer.check_memory()
+        SumTree.prepare()
