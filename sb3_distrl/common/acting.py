@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.common.export import GreedyPolicy
 from sb3_distrl.common.overlap import Overlapping
 from sb3_distrl.common.policies import ValueNetwork
 from sb3_distrl.functional import Distortion, as_distortion
@@ -138,6 +139,14 @@ class Acting(Overlapping):
         with th.no_grad():
             values = self._acting_values(self.q_net, obs, True, measure).cpu().numpy()
         return values if vectorized else values[0]
+
+    def greedy_policy(self) -> GreedyPolicy:
+        """
+        What ``predict(deterministic=True)`` does of the model as it is now, with its ``risk``, as a torch module to export.
+
+        :return: the module, with a copy of the network, on its device
+        """
+        return GreedyPolicy(self.q_net, self._acting_values, self.risk)
 
     def _greedy(
         self,

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch as th
 
 from sb3_distrl.checks import check_fraction
-from sb3_distrl.functional.special import inverse
+from sb3_distrl.functional.special import inverse, normal_cdf, normal_quantile
 
 LOWEST_CPW = 0.3  # below 0.28 the curve falls in places, and just above it is too flat to invert
 MOST_NORM = 16  # beyond, the alternating sum loses digits in float32
@@ -67,7 +67,8 @@ class Distortion(ABC):
             return probs
         cumulative = probs.cumsum(dim=-1)
         reached = self.inverse((cumulative / cumulative[..., -1:]).clamp(max=1.0))
-        return reached.diff(dim=-1, prepend=th.zeros_like(reached[..., :1]))
+        before = th.cat([th.zeros_like(reached[..., :1]), reached[..., :-1]], dim=-1)
+        return reached - before  # diff(prepend=...), which torch does not export to ONNX
 
     def expectation(self, values: th.Tensor, probs: th.Tensor) -> th.Tensor:
         """
@@ -181,10 +182,10 @@ class Wang(_WithLevel):
         _check_finite(self)
 
     def __call__(self, taus: th.Tensor) -> th.Tensor:
-        return th.special.ndtr(th.special.ndtri(taus) + self.eta)
+        return normal_cdf(normal_quantile(taus) + self.eta)
 
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
-        return th.special.ndtr(th.special.ndtri(fractions) - self.eta)
+        return normal_cdf(normal_quantile(fractions) - self.eta)
 
 
 @dataclass(frozen=True)

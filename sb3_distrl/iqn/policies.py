@@ -51,7 +51,9 @@ class IQNNetwork(ValueNetwork):
         :return: shape [B, K, A]
         """
         features = self.encode(self.preprocess(obs), noise)
-        taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(len(features), -1)  # [B, K]
+        taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(
+            features.shape[0], -1
+        )  # [B, K]; len() would be fixed in exports
         return self.quantiles(features, taus, noise)
 
     def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:

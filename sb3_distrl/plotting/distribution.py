@@ -12,7 +12,7 @@ from sb3_distrl.common.distribution import ValueDistribution
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 FONT = 13  # points; legible where a figure is shown at half its size
 SMOOTHING = 0.012  # half the width over which densities are averaged, as a share of the axis
-VISIBLE = 1e-3  # probability that an atom needs, for the axis to show it
+HIDDEN_TAIL = 1e-3  # probability at either end of a distribution that the axis need not show
 POINTS = 400
 
 
@@ -53,9 +53,13 @@ def check_single(distribution: ValueDistribution) -> None:
 def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]:
     """
     :param distributions: of any shape
-    :return: a range of returns that shows all of them
+    :return: a range of returns that shows all of them, but for the last tails
     """
-    shown = [each.values[each.probabilities > VISIBLE] for each in distributions]
+    shown = []
+    for each in distributions:
+        probabilities = each.probabilities.astype(np.float64)
+        up_to, from_on = probabilities.cumsum(axis=-1), probabilities[..., ::-1].cumsum(axis=-1)[..., ::-1]
+        shown.append(each.values[(up_to > HIDDEN_TAIL) & (from_on > HIDDEN_TAIL)])
     low, high = min(float(each.min()) for each in shown), max(float(each.max()) for each in shown)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin

@@ -28,7 +28,7 @@ def measure(quantiles: th.Tensor, risk: Distortion) -> th.Tensor:
     """
     if risk.is_identity:
         return quantiles.mean(dim=1)
-    values = quantiles.mT.sort(dim=-1).values  # [B, A, N]
+    values = quantiles.transpose(1, 2).sort(dim=-1).values  # [B, A, N]; torch does not export .mT to ONNX
     return risk.expectation(values, th.full_like(values[0, 0], 1 / values.shape[-1]))
 
 

@@ -83,6 +83,22 @@ def test_atoms_without_probability_do_not_widen_the_axis() -> None:
     assert limits_of([dist]) == pytest.approx((-0.06, 1.06))
 
 
+@pytest.mark.parametrize("n_quantiles", [1000, 2000])
+def test_any_number_of_quantiles(n_quantiles: int, tmp_path: Path) -> None:
+    quantiles = np.linspace(0, 10, n_quantiles)[None].repeat(2, axis=0).astype(np.float32)
+    dist = ValueDistribution(quantiles, np.full_like(quantiles, 1 / n_quantiles))
+    assert limits_of([dist]) == pytest.approx((-0.6, 10.6), abs=0.05)
+    drawn(plot_distribution(dist, NAMES), tmp_path)
+    drawn(plot_spread([0, 10], [dist, dist]), tmp_path)
+
+
+def test_the_axis_shows_all_but_the_last_tails() -> None:
+    many = np.full((1, 400), 5e-4)
+    many[0, 200] += 1 - many.sum()
+    low, high = limits_of([ValueDistribution(np.arange(400.0)[None], many)])
+    assert low < 5 and high > 394, "atoms with little probability each, but together much"
+
+
 def test_certain_returns_have_an_axis_too(tmp_path: Path) -> None:
     drawn(plot_distribution(ValueDistribution(np.full((2, 4), 3.0), np.full((2, 4), 0.25))), tmp_path)
 

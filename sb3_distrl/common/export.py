@@ -1,0 +1,45 @@
+"""A trained model as a torch module, to export."""
+
+import copy
+from collections.abc import Callable
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_distrl.functional import Distortion
+
+
+class GreedyPolicy(nn.Module):
+    """
+    Greedy actions for observations: what ``model.greedy_policy()`` returns, for ``torch.export`` and ``torch.onnx``.
+
+    The example that torch traces must hold two observations or more, as torch takes a batch of one for a batch that is
+    always one. Names of Dict observations are kept. All risk measures of this library can be exported.
+
+    :param network: value network; it is copied, so that training on does not change the policy
+    :param acting_values: of a network, observations, whether deterministic, and a risk measure: what greedy actions
+        maximise, shape [B, A]
+    :param risk: measure of the return
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        acting_values: Callable[[nn.Module, PyTorchObs, bool, Distortion], th.Tensor],
+        risk: Distortion,
+    ) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.acting_values = acting_values
+        self.risk = risk
+        self.eval()
+
+    def forward(self, observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param observations: as ``model.observation_space`` has them, before preprocessing: images are bytes, channel-first.
+            Shape [B, ...]; a dict of such tensors for a Dict space
+        :return: actions, shape [B], and the values that they maximise, as of ``model.q_values``, shape [B, A]
+        """
+        values = self.acting_values(self.network, observations, True, self.risk)
+        return values.argmax(dim=1), values
