@@ -45,8 +45,11 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
     """
     if values.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if values.dtype.itemsize <= 4:
+        finite = np.isfinite(values)
+    else:
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32))
     if not finite.all():
         raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")
 

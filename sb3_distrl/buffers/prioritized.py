@@ -127,7 +127,8 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         :raises ValueError: if a priority is not finite, if there is not one for each index, or if there is no such index
         """
         if isinstance(priorities, th.Tensor):
-            priorities = priorities.detach().cpu().double().numpy()  # which knows no bfloat16
+            priorities = priorities.detach().cpu()
+            priorities = (priorities.float() if priorities.element_size() < 4 else priorities).numpy()  # it knows no bfloat16
         indices = self._checked_indices(np.asarray(indices))
         priorities = with_env_axis("priorities", np.asarray(priorities), len(indices), (), "give one for each index")
         masses = self._masses_of(priorities, len(indices))
@@ -151,10 +152,11 @@ class PrioritizedReplayBuffer(TransitionBuffer):
                 "of a sample."
             )
         slots = self.buffer_size * self.n_envs
-        if len(indices) and not 0 <= indices.min() <= indices.max() < slots:
+        slot_numbers = indices.astype(np.int64, copy=False)
+        if slot_numbers.view(np.uint64).max(initial=0) >= slots:  # in which negative ones are the largest
             wrong = indices[(indices < 0) | (indices >= slots)][0]
             raise ValueError(f"indices={wrong} is not one of the buffer's {slots} slots: use those of a sample.")
-        return indices.astype(np.int64, copy=False)
+        return slot_numbers
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None

@@ -65,7 +65,7 @@ class TransitionBuffer(RowBuffer):
             single numbers may have an axis of their own or not, and what is of a single environment the first axis
         """
         given = self.row_values(obs, next_obs, action, reward, done, infos)
-        values = {name: self._checked(name, np.asarray(value)) for name, value in given.items()}
+        values = {name: self._checked(name, value) for name, value in given.items()}
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
@@ -80,15 +80,18 @@ class TransitionBuffer(RowBuffer):
         self.stored.add(rows, envs, obs, next_obs, continues)
         self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
 
-    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
+    def _checked(self, name: str, values: Any) -> np.ndarray:
         """
         :param name: of the array that they are added to
         :param values: for each environment
         :return: the same, shape [n_envs, ...]
         """
-        label = ARGUMENTS.get(name, name)
-        check_finite(label, values, REMEDY)
-        return with_env_axis(label, values, self.n_envs, vars(self)[name].shape[2:], ONE_FOR_EACH)
+        values, shape = np.asarray(values), vars(self)[name].shape[1:]
+        if values.dtype.kind == "f" or values.shape != shape:  # few are, and add() is called at every step
+            label = ARGUMENTS.get(name, name)
+            check_finite(label, values, REMEDY)
+            values = with_env_axis(label, values, self.n_envs, shape[1:], ONE_FOR_EACH)
+        return values
 
     def row_values(
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
