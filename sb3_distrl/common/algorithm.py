@@ -208,7 +208,7 @@ class ValueAlgorithm(Acting):
                 remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
                 if own:
                     remedy = f"leave {name} out of replay_buffer_kwargs"
-                elif name not in parameters:  # SB3's HerReplayBuffer, say, would not take it
+                elif name not in parameters:  # e.g. SB3's HerReplayBuffer, for which it would be a TypeError
                     remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
                 raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
 
@@ -266,9 +266,11 @@ class ValueAlgorithm(Acting):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store a transition, as in SB3. It asks VecNormalize for the observations from before normalisation, which are of
-        another shape than the model's where a wrapper around it changes them, such as the VecTransposeImage that SB3 puts
-        there. Where only rewards are normalised, they are those that the model has.
+        Store a transition, as in SB3.
+
+        SB3 asks VecNormalize for the original observations. They have the wrong shape where a wrapper around VecNormalize
+        changes observations, such as the VecTransposeImage that SB3 adds itself. With ``norm_obs=False``, the observations
+        that the model sees are the original ones, and are stored.
         """
         normalize = self._vec_normalize_env
         if normalize is None or normalize.norm_obs:
