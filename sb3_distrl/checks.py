@@ -92,8 +92,11 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
     """
     if values.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if values.dtype.itemsize <= 4:
+        finite = np.isfinite(values)
+    else:
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32))
     if not finite.all():
         raise ValueError(f"{name}={values[~finite][0]} is not finite in float32: {remedy}.")
 
@@ -111,12 +114,15 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, ...], remedy: str) -> np.ndarray:
     """
-    Nothing is reshaped but single numbers, which environments hand on with an axis of their own or without.
+    Check that an array has an entry for each environment.
+
+    Only single numbers are reshaped: VecEnvs give them as [n_envs] or [n_envs, 1]. A single environment may leave out the
+    first axis, as in SB3.
 
     :param name: what it is
-    :param array: of all environments; of a single one, the first axis may be missing, as in SB3
+    :param array: to check
     :param n_envs: number of environments
-    :param shape: for each of them
+    :param shape: shape of an entry
     :param remedy: what to do about another shape
     :return: the array, shape [n_envs, *shape]
     :raises ValueError: if it has another shape

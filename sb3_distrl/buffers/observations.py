@@ -15,8 +15,8 @@ Storages = dict[str, ObservationStorage]
 
 REMEDY = "mend the environment, or replace what is not finite in a wrapper"
 SHAPES = (
-    "it must be that of the space, one for each environment; wrappers that change observations, such as VecTransposeImage "
-    "and VecFrameStack, belong inside of VecNormalize, not around it"
+    "give observations of the observation space, one for each environment. Wrappers that change observations, such as "
+    "VecTransposeImage and VecFrameStack, belong inside VecNormalize, not around it"
 )
 
 
@@ -95,7 +95,7 @@ class Observations:
         :param name: of the argument that they are
         :param obs: as they come from an environment, shape [n_envs, ...]
         :return: as they are stored
-        :raises ValueError: if one is not finite, or has another shape than its space
+        :raises ValueError: if one is not finite, or does not have the shape of its space
         """
         if isinstance(obs, dict) != self.is_dict:
             raise ValueError(f"{name} is a {type(obs).__name__} and should be {'a dict' if self.is_dict else 'an array'}.")
@@ -182,7 +182,7 @@ class Observations:
     def arrays(self, which: int) -> Obs:
         """
         :param which: ``OBS`` or ``NEXT``
-        :return: all of them, shape [rows, n_envs, ...]; before the first, zeros that cannot be written to
+        :return: all of them, shape [rows, n_envs, ...]; read-only zeros before the first one
         :raises AttributeError: if frames are kept once
         """
         arrays: Parts = {}

@@ -124,10 +124,11 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
         :param indices: ``indices`` of a sample, shape [B]
         :param priorities: e.g. temporal-difference errors, shape [B] or [B, 1]
-        :raises ValueError: if a priority is not finite, if there is not one for each index, or if there is no such index
+        :raises ValueError: if a priority is not finite, if there is not one for each index, or if an index is out of range
         """
         if isinstance(priorities, th.Tensor):
-            priorities = priorities.detach().cpu().double().numpy()  # which knows no bfloat16
+            priorities = priorities.detach().cpu()
+            priorities = (priorities.float() if priorities.element_size() < 4 else priorities).numpy()  # numpy has no bfloat16
         indices = self._checked_indices(np.asarray(indices))
         priorities = with_env_axis("priorities", np.asarray(priorities), len(indices), (), "give one for each index")
         masses = self._masses_of(priorities, len(indices))
@@ -141,9 +142,9 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
     def _checked_indices(self, indices: np.ndarray) -> np.ndarray:
         """
-        :param indices: of slots
-        :return: the same, shape [B]
-        :raises ValueError: if they are something else
+        :param indices: flat indices row * n_envs + environment, shape [B]
+        :return: the same as int64
+        :raises ValueError: if they are no whole numbers of shape [B], or out of range
         """
         if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
             raise ValueError(
@@ -151,10 +152,11 @@ class PrioritizedReplayBuffer(TransitionBuffer):
                 "of a sample."
             )
         slots = self.buffer_size * self.n_envs
-        if len(indices) and not 0 <= indices.min() <= indices.max() < slots:
+        slot_numbers = indices.astype(np.int64, copy=False)
+        if slot_numbers.view(np.uint64).max(initial=0) >= slots:  # negative ones become the largest
             wrong = indices[(indices < 0) | (indices >= slots)][0]
             raise ValueError(f"indices={wrong} is not one of the buffer's {slots} slots: use those of a sample.")
-        return indices.astype(np.int64, copy=False)
+        return slot_numbers
 
     def _n_step_samples(
         self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None

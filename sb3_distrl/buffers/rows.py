@@ -1,4 +1,4 @@
-"""The rows of a replay buffer: what is kept of each transition, how much memory that takes, and how it is saved."""
+"""The rows of a replay buffer: what it stores for each transition, how much memory that takes, and how it is saved."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -18,9 +18,9 @@ FORMAT = 2  # of a saved buffer; another one cannot be loaded
 class RowBuffer(ReplayBuffer):
     """
     The memory of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described: rows of transitions,
-    and the tree of the masses that they are drawn by. It is taken with the first transition.
+    and the tree of their sampling masses. Memory is allocated when the first transition is added.
 
-    A subclass keeps more of each transition by a longer :attr:`row_arrays` and :meth:`row_values`::
+    A subclass stores another field with each transition by extending :attr:`row_arrays` and :meth:`row_values`::
 
         class Curious(PrioritizedReplayBuffer):
             row_arrays = {**PrioritizedReplayBuffer.row_arrays, "intrinsic": RowArray(np.float32)}
@@ -29,11 +29,11 @@ class RowBuffer(ReplayBuffer):
                 values = super().row_values(obs, next_obs, action, reward, done, infos)
                 return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
 
-    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved and sent in blocks like the rewards, and
-    ``buffer.intrinsic.reshape(-1)[batch.indices]`` is that of a sampled batch.
+    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved and sent in blocks like the rewards. The values of a
+    sampled batch are ``buffer.intrinsic.reshape(-1)[batch.indices]``.
     """
 
-    #: what is kept of each transition beside actions and observations, whose types and shapes are those of their spaces
+    #: Fields of a transition, besides observations and actions, whose types and shapes follow from their spaces
     row_arrays: ClassVar[dict[str, RowArray]] = {
         "rewards": RowArray(np.float32),
         "_dones": RowArray(np.bool_),
@@ -75,11 +75,11 @@ class RowBuffer(ReplayBuffer):
 
     @property
     def _row_names(self) -> list[str]:
-        """Of all arrays with an entry for each transition."""
+        """Names of all arrays with an entry for each transition."""
         return ["actions", *self.row_arrays]
 
     def _set_row_arrays(self, make: Callable[[tuple[int, ...], DTypeLike], np.ndarray]) -> None:
-        """:param make: an array of zeros"""
+        """:param make: makes an array of zeros of a shape and a type"""
         dtype = self._maybe_cast_dtype(self.action_space.dtype)
         actions = RowArray(dtype, (self.action_dim,))  # type: ignore[arg-type]
         for name, row in zip(self._row_names, (actions, *self.row_arrays.values()), strict=True):
@@ -101,8 +101,9 @@ class RowBuffer(ReplayBuffer):
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """
-        SB3's array, shape [rows, n_envs, ...], or a dict of them. Before the first transition, it is of zeros and cannot be
-        written to, as are all others; with ``optimize_memory_usage`` it is an AttributeError.
+        SB3's array, shape [rows, n_envs, ...], or a dict of them. Before the first transition, all arrays are read-only zeros.
+
+        :raises AttributeError: with ``optimize_memory_usage``
         """
         return self.stored.arrays(OBS)
 
@@ -125,7 +126,7 @@ class RowBuffer(ReplayBuffer):
             return
         if missing := [name for name in self._row_names if name not in filled]:
             raise ValueError(
-                f"The buffer was saved without {missing}, which {type(self).__name__} keeps of each transition: load it "
+                f"The buffer was saved without {missing}, which {type(self).__name__} stores with each transition: load it "
                 "with the class that saved it, or fill a new buffer."
             )
         for name, array in filled.items():

@@ -14,10 +14,10 @@ OBS, NEXT = 0, 1  # which of a transition's two observations is meant
 
 class RowArray(NamedTuple):
     """
-    What a replay buffer keeps of each transition in an array of its own, shape [rows, n_envs, *shape].
+    A field that a replay buffer stores for each transition, in an array of shape [rows, n_envs, *shape].
 
-    :param dtype: of the array
-    :param shape: of what is kept of one transition; by default a single number
+    :param dtype: type of the array
+    :param shape: shape of one entry; by default a single number
     """
 
     dtype: DTypeLike
@@ -26,9 +26,9 @@ class RowArray(NamedTuple):
 
 def unallocated(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """
-    :param shape: of an array that is not needed yet
-    :param dtype: of the array
-    :return: zeros that take no memory, and cannot be written to
+    :param shape: shape of an array that is not needed yet
+    :param dtype: its type
+    :return: read-only zeros that take no memory
     """
     return np.broadcast_to(np.zeros((), dtype), shape)
 
@@ -245,7 +245,7 @@ class WholeStorage(ObservationStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         filled_arrays = state.pop("arrays")
         vars(self).update(state)
-        WholeStorage.allocate(self)  # not what a subclass makes of it, whose own arrays were saved as a whole
+        WholeStorage.allocate(self)  # not a subclass's method, which would overwrite arrays that were just loaded
         for array, filled in zip(self.arrays, filled_arrays, strict=True):
             array[: self.filled] = filled
 

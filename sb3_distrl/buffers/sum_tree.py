@@ -167,5 +167,5 @@ class SumTree:
     def __setstate__(self, state: dict[str, Any]) -> None:
         masses = state.pop("masses")
         vars(self).update(state)
-        SumTree.__init__(self, self.capacity)  # a subclass may take other arguments
+        SumTree.__init__(self, self.capacity)  # not a subclass's, which may take other arguments
         self.update(np.arange(self.capacity), masses)

@@ -10,7 +10,7 @@ from sb3_distrl.buffers.observations import REMEDY, Obs
 from sb3_distrl.buffers.rows import RowBuffer
 from sb3_distrl.checks import check_array, check_at_least, check_finite, check_shape, with_env_axis
 
-# Of add, by what is kept of them
+# Names of the arguments of add(), by the array that they are stored in
 ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
 ONE_FOR_EACH = "give one for each environment"
 LARGEST = float(np.finfo(np.float32).max)
@@ -61,11 +61,12 @@ class TransitionBuffer(RowBuffer):
         :param reward: r_{t+1}, shape [n_envs]
         :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
         :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
-        :raises ValueError: if something is of another shape or not finite, or if the buffer does not fit into memory. Only
-            single numbers may have an axis of their own or not, and what is of a single environment the first axis
+        :raises ValueError: if something has the wrong shape or is not finite, or if the buffer does not fit into memory.
+            Nothing is reshaped, with two exceptions: single numbers may come as [n_envs] or [n_envs, 1], and a single
+            environment may leave out the first axis
         """
         given = self.row_values(obs, next_obs, action, reward, done, infos)
-        values = {name: self._checked(name, np.asarray(value)) for name, value in given.items()}
+        values = {name: self._checked(name, value) for name, value in given.items()}
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
@@ -80,37 +81,42 @@ class TransitionBuffer(RowBuffer):
         self.stored.add(rows, envs, obs, next_obs, continues)
         self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
 
-    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
+    def _checked(self, name: str, values: Any) -> np.ndarray:
         """
-        :param name: of the array that they are added to
-        :param values: for each environment
+        :param name: name of the array that the values are stored in
+        :param values: one for each environment
         :return: the same, shape [n_envs, ...]
+        :raises ValueError: if they have the wrong shape or are not finite
         """
-        label = ARGUMENTS.get(name, name)
-        check_finite(label, values, REMEDY)
-        return with_env_axis(label, values, self.n_envs, vars(self)[name].shape[2:], ONE_FOR_EACH)
+        values, shape = np.asarray(values), vars(self)[name].shape[1:]
+        if values.dtype.kind == "f" or values.shape != shape:  # rare, and add() is called at every step
+            label = ARGUMENTS.get(name, name)
+            check_finite(label, values, REMEDY)
+            values = with_env_axis(label, values, self.n_envs, shape[1:], ONE_FOR_EACH)
+        return values
 
     def row_values(
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """
-        What is kept of a transition of each environment, beside observations; a subclass adds what its :attr:`row_arrays` add.
+        What to store for one transition of each environment, besides observations. Subclasses that extend
+        :attr:`row_arrays` override it; the arguments are those of :meth:`add`.
 
-        :param obs: as :meth:`add` was given it, like all others
-        :param next_obs: see there
-        :param action: see there
-        :param reward: see there
-        :param done: see there
-        :param infos: see there
-        :return: for actions and each of the ``row_arrays``, shape [n_envs, ...]
+        :param obs: observations s_t
+        :param next_obs: s_{t+1}
+        :param action: a_t
+        :param reward: r_{t+1}
+        :param done: whether the episode ended there
+        :param infos: infos of each environment
+        :return: values of "actions" and of each name in ``row_arrays``, shape [n_envs, ...]
         """
         if isinstance(infos, dict):
-            raise ValueError("infos is a dict and should be a list: a dict for each environment.")
+            raise ValueError("infos is a dict and should be a list: give one dict for each environment.")
         timeouts = [False] * self.n_envs
         if self.handle_timeout_termination:
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
         actions = np.asarray(action)
-        if actions.shape != (self.n_envs, self.action_dim):  # as SB3 keeps them, in a row
+        if actions.shape != (self.n_envs, self.action_dim):  # SB3 stores them flattened
             shape: tuple[int, ...] = self.action_space.shape  # type: ignore[assignment]
             actions = with_env_axis("action", actions, self.n_envs, shape, ONE_FOR_EACH)
             actions = actions.reshape(self.n_envs, self.action_dim)
@@ -135,8 +141,8 @@ class TransitionBuffer(RowBuffer):
         """
         Add transitions one after another, such as demonstrations, as SB3's buffers do.
 
-        :param args: ``obs, next_obs, actions, rewards, dones, infos``, each with what :meth:`add` takes of each time step
-        :raises ValueError: as :meth:`add`, or if they are of different lengths
+        :param args: ``obs, next_obs, actions, rewards, dones, infos``: sequences of the arguments of :meth:`add`
+        :raises ValueError: as :meth:`add`, or if their lengths differ
         """
         if len(args) == 2 and isinstance(args[1], Block):
             warnings.warn("extend(envs, block) is now add_block(envs, block).", DeprecationWarning, stacklevel=2)

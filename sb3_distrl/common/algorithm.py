@@ -183,8 +183,8 @@ class ValueAlgorithm(Acting):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store a transition, as in SB3. It asks VecNormalize for observations before normalisation, whose shape differs from the
-        model's where SB3 wrapped it in VecTransposeImage. Where only rewards are normalised, the model's are the same.
+        Store a transition, as in SB3, which asks VecNormalize for the original observations. They have the wrong shape where
+        SB3 wrapped VecNormalize in VecTransposeImage; with ``norm_obs=False`` the model's are the original ones, and are stored.
         """
         assert self.env is not None
         self._final_observations.look(self.env, dones)

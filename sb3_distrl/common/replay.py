@@ -85,7 +85,7 @@ def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer
             remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
             if own:
                 remedy = f"leave {name} out of replay_buffer_kwargs"
-            elif name not in parameters:  # SB3's HerReplayBuffer, say, would not take it
+            elif name not in parameters:  # e.g. SB3's HerReplayBuffer, for which it would be a TypeError
                 remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
             raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
 

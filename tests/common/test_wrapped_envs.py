@@ -57,11 +57,11 @@ def test_frames_that_are_stacked_around_it():
 
 
 def test_what_was_normalised_cannot_be_known_before_it_was():
-    message = r"^obs has shape \(2, 3\) and should have \(2, 9\): .* belong inside of VecNormalize, not around it"
+    message = r"^obs has shape \(2, 3\) and should have \(2, 9\): .* belong inside VecNormalize, not around it"
     with pytest.raises(ValueError, match=message):
         trained(QRDQN, VecFrameStack(VecNormalize(vec_env(n_envs=2)), 3), "MlpPolicy")
     spaces_of_parts = dict(norm_obs_keys=["vector"])
-    message = r"^obs\['image'\] has shape \(2, 36, 36, 1\) and should have \(2, 1, 36, 36\): .*inside of VecNormalize"
+    message = r"^obs\['image'\] has shape \(2, 36, 36, 1\) and should have \(2, 1, 36, 36\): .*inside VecNormalize"
     with pytest.raises(ValueError, match=message):
         trained(QRDQN, VecNormalize(vec_env("dict", n_envs=2), **spaces_of_parts), "MultiInputPolicy")
     trained(QRDQN, VecNormalize(VecTransposeImage(vec_env("dict", n_envs=2)), **spaces_of_parts), "MultiInputPolicy")

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.common.atari_wrappers import ClipRewardEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
+from sb3_distrl.buffers import PrioritizedReplayBuffer, RowArray
 from sb3_distrl.distributed import ApeXIQN
 from sb3_distrl.distributed.envs import ActorEnvs, make_envs
 from sb3_distrl.distributed.worker import RolloutWorker, epsilon_ladder
@@ -95,6 +97,23 @@ def test_blocks_are_what_the_environments_did(kind):
         a, b = getattr(ours, name), getattr(theirs, name)
         pairs = [(a[key], b[key]) for key in a] if isinstance(a, dict) else [(a, b)]
         assert all(th.equal(x, y) for x, y in pairs), name
+
+
+class Surprise(PrioritizedReplayBuffer):
+    row_arrays: ClassVar = {**PrioritizedReplayBuffer.row_arrays, "surprise": RowArray(np.float32)}
+
+    def row_values(self, obs, next_obs, action, reward, done, infos):
+        return {**super().row_values(obs, next_obs, action, reward, done, infos), "surprise": reward + np.asarray(done)}
+
+
+def test_what_a_subclass_of_the_buffer_keeps_comes_with_the_blocks():
+    model = make_model(envs_per_actor=2, learning_starts=1000, replay_buffer_class=Surprise)
+    report = RolloutWorker(spec_of(model, random_steps=1000, block_steps=20), 0).collect(None)
+    model.check_report(report)
+    model.replay_buffer.add_block(np.arange(2), report.block)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, Surprise) and buffer.dones.any()
+    assert np.array_equal(buffer.surprise[:20, :2], buffer.rewards[:20, :2] + buffer.dones[:20, :2])
 
 
 def test_random_numbers_are_the_actors_own():
