@@ -184,7 +184,7 @@ class ValueAlgorithm(Acting):
     ) -> None:
         """
         Store a transition, as in SB3, which asks VecNormalize for the original observations. They have the wrong shape where
-        SB3 wrapped VecNormalize in VecTransposeImage; with ``norm_obs=False`` the model's are the original ones, and are stored.
+        SB3 wrapped VecNormalize in VecTransposeImage. With ``norm_obs=False`` the model's are the original ones.
         """
         assert self.env is not None
         self._final_observations.look(self.env, dones)
