@@ -69,9 +69,11 @@ def _buffer_arguments(given: dict[str, Any], *buffers: Any) -> dict[str, list[An
     :param buffers: replay buffers
     :return: the values that each buffer has of the arguments that are meant for it
     """
-    names = [name for name in ("buffer_size", "optimize_memory_usage") if given.get(name) is not None]
+    names = ["optimize_memory_usage"] if given.get("optimize_memory_usage") is not None else []
     names += [name for name in given.get("replay_buffer_kwargs") or {} if hasattr(buffers[0], name)]
     values = {name: [getattr(buffer, name, None) for buffer in buffers] for name in names}
+    if given.get("buffer_size") is not None:
+        values["buffer_size"] = [buffer.buffer_size * buffer.n_envs for buffer in buffers]
     if given.get("replay_buffer_class") is not None:
         values["replay_buffer_class"] = [type(buffer).__name__ for buffer in buffers]
     return values
