@@ -118,6 +118,11 @@ def test_relative_imports_of_a_package_start_at_itself():
     assert offences("from ..iqn import c", "sb3_distrl.common", is_package=True) == {"sb3_distrl.iqn"}
 
 
+def test_type_checkers_read_the_package():
+    """They take packages without this file for untyped; what they say of users' code is in user_types.py."""
+    assert (ROOT / "py.typed").is_file()
+
+
 ATTEMPTS = """
 import json, sys
 
