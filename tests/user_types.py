@@ -1,4 +1,4 @@
-"""What type checkers say of users' code. mypy reads this file, nothing runs it; an error that is not seen is an unused ignore."""
+"""What type checkers say of users' code. mypy reads this file and nothing runs it: what it misses is an unused ignore."""
 
 # mypy: warn-unused-ignores
 
