@@ -27,6 +27,11 @@ def test_the_version_is_cited() -> None:
     assert f"\nversion: {sb3_distrl.__version__}\n" in citation
 
 
+def test_type_checkers_read_the_package():
+    """They take packages without this file for untyped; what they say of users' code is in user_types.py."""
+    assert (ROOT / "py.typed").is_file()
+
+
 ATTEMPTS = """
 import json, sys
 

@@ -1,6 +1,6 @@
 """Choosing actions: by which measure of the distribution of returns, and how to explore."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch as th
@@ -12,11 +12,14 @@ from sb3_distrl.common.overlap import Overlapping
 from sb3_distrl.common.policies import ValueNetwork
 from sb3_distrl.functional import Distortion, as_distortion
 
+Kept = TypeVar("Kept")
 
-class RiskMeasure:
+
+class RiskMeasure(Generic[Kept]):
     """
     An attribute that is set to the name of a risk measure or to a distortion, and kept as a distortion. It lies where SB3
-    keeps, saves and restores attributes, and is read like them: torch.compile may not see through a ``__get__``.
+    keeps, saves and restores attributes, and is read like them: torch.compile may not see through a ``__get__``, so that
+    only type checkers are shown one.
 
     :param optional: whether ``None`` is allowed
     """
@@ -27,7 +30,11 @@ class RiskMeasure:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __set__(self, model: Any, risk: str | Distortion | None) -> None:
+    if TYPE_CHECKING:
+
+        def __get__(self, model: Any, owner: type | None = None) -> Kept: ...
+
+    def __set__(self, model: Any, risk: str | Kept) -> None:
         allowed = self.optional and risk is None
         vars(model)[self.name] = None if allowed else as_distortion(risk, self.name)  # type: ignore[arg-type]
 
@@ -52,8 +59,8 @@ class Acting(Overlapping):
     """
 
     q_net: ValueNetwork  # type: ignore[assignment]
-    risk: Any = RiskMeasure()
-    bootstrap_risk: Any = RiskMeasure(optional=True)
+    risk = RiskMeasure[Distortion]()
+    bootstrap_risk = RiskMeasure[Distortion | None](optional=True)
 
     @property
     def _bootstrap_risk(self) -> Distortion:

@@ -12,11 +12,11 @@ from sb3_distrl.functional import CVaR, Distortion, as_distortion
 TOLERANCE = 1e-4  # of sums of float32 probabilities
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ValueDistribution:
     """
     Discrete distributions of the return, one for each action; in units of discounted (and, if so, clipped or normalised)
-    return. All methods work on all distributions at once.
+    return. All methods work on all distributions at once. Two objects are equal only if they are the same one.
 
     :param values: atoms, kept in ascending order, shape [..., A, Z]
     :param probabilities: of the atoms, same shape

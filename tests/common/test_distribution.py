@@ -34,6 +34,13 @@ def test_by_hand() -> None:
     assert ONE.probability_below([-4, 0.5, 99]) == pytest.approx(np.array([[0, 0.1, 1], [0, 0.5, 1], [0, 0, 1]]))
 
 
+def test_objects_are_compared_and_hashed_as_such() -> None:
+    """Arrays have no truth value and no hash."""
+    same = ValueDistribution(VALUES, PROBS)
+    assert ONE == ONE and ONE != same and (ONE == 3) is False
+    assert [same, ONE].index(ONE) == 1 and len({ONE, same, ONE}) == 2
+
+
 def test_methods_work_on_all_distributions_at_once() -> None:
     many = random_distributions(4, 3, 6)
     methods = {
