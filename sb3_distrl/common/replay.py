@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -112,3 +112,19 @@ def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
                 )
         buffer.check_memory()
         SumTree.prepare()
+
+
+def arguments_of(given: dict[str, Any], *buffers: Any) -> dict[str, list[Any]]:
+    """
+    :param given: arguments of an algorithm
+    :param buffers: replay buffers
+    :return: the values that each buffer has of the arguments that are meant for it
+    """
+    names = ["optimize_memory_usage"] if given.get("optimize_memory_usage") is not None else []
+    names += [name for name in given.get("replay_buffer_kwargs") or {} if hasattr(buffers[0], name)]
+    values = {name: [getattr(buffer, name, None) for buffer in buffers] for name in names}
+    if given.get("buffer_size") is not None:
+        values["buffer_size"] = [buffer.buffer_size * buffer.n_envs for buffer in buffers]
+    if given.get("replay_buffer_class") is not None:
+        values["replay_buffer_class"] = [type(buffer).__name__ for buffer in buffers]
+    return values

@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.archives import BUFFER, STATISTICS, is_checkpoint, whole_model
 from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.files import (
-    check_entries,
     existing,
     load_object,
     read_object,
@@ -28,55 +28,10 @@ from sb3_distrl.common.files import (
 )
 from sb3_distrl.common.finite import check_model, check_statistics
 from sb3_distrl.common.generators import Seeding, random_state, set_random_state
+from sb3_distrl.common.replay import arguments_of
 from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
-
-BUFFER, STATISTICS = "replay_buffer", "vec_normalize"  # in a checkpoint, beside what SB3 saves of a model
-
-
-def is_checkpoint(path: str | Path) -> bool:
-    """
-    :param path: of a saved model or a checkpoint
-    :return: whether it is a checkpoint
-    :raises ValueError: if it is no archive, or is truncated or damaged
-    """
-    with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
-        return f"{BUFFER}/pickle" in archive.namelist()
-
-
-def whole_model(path: str | Path) -> Path:
-    """
-    :param path: of a saved model or a checkpoint
-    :return: it, with its suffix
-    :raises ValueError: if it is something else, or if what it holds of the model is truncated or damaged
-    """
-    path = existing(path, ".zip")
-    with open(path, "rb") as file, reading(path):
-        names: list[str] = []
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
-                check_entries(archive, (name for name in names if not name.startswith((f"{BUFFER}/", f"{STATISTICS}/"))))
-    if not {"data", "policy.pth"} <= set(names):  # the end of a truncated file may look like that of a smaller archive
-        raise ValueError(f"path={path} is no saved model, or is truncated.")
-    return path
-
-
-def _buffer_arguments(given: dict[str, Any], *buffers: Any) -> dict[str, list[Any]]:
-    """
-    :param given: arguments of an algorithm
-    :param buffers: replay buffers
-    :return: the values that each buffer has of the arguments that are meant for it
-    """
-    names = ["optimize_memory_usage"] if given.get("optimize_memory_usage") is not None else []
-    names += [name for name in given.get("replay_buffer_kwargs") or {} if hasattr(buffers[0], name)]
-    values = {name: [getattr(buffer, name, None) for buffer in buffers] for name in names}
-    if given.get("buffer_size") is not None:
-        values["buffer_size"] = [buffer.buffer_size * buffer.n_envs for buffer in buffers]
-    if given.get("replay_buffer_class") is not None:
-        values["replay_buffer_class"] = [type(buffer).__name__ for buffer in buffers]
-    return values
 
 
 class Resumable(DQN):
@@ -259,7 +214,7 @@ class Resumable(DQN):
         model = cls.load(path, env=env, **kwargs)
         asked_for = model.replay_buffer
         model._take_checkpoint(path)
-        for name, (asked, saved) in _buffer_arguments(kwargs, asked_for, model.replay_buffer).items():
+        for name, (asked, saved) in arguments_of(kwargs, asked_for, model.replay_buffer).items():
             if asked != saved:
                 raise ValueError(
                     f"{name}={asked} is not that of the replay buffer in path={path}, {saved}: leave it out, or use load() "

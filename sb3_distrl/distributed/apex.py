@@ -12,7 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
-from sb3_distrl.common.resumable import whole_model
+from sb3_distrl.common.archives import whole_model
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
 from sb3_distrl.distributed.learner import Learner

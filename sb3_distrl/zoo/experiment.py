@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.resumable import is_checkpoint
+from sb3_distrl.common.archives import is_checkpoint
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.envs import AtariVecEnv
 from sb3_distrl.zoo.actors import ActorEnvMaker, MonitorOfActors, has_actors
