@@ -26,6 +26,9 @@ BAD = [np.nan, np.inf, -np.inf]
     [
         ("n_steps", 0, "use 1 for one-step returns"),
         ("n_steps", -3, "use 1"),
+        ("n_steps", 2.5, "use 1"),
+        ("n_envs", 0, "use the number of environments"),
+        ("n_envs", 1.5, "use the number of environments"),
         ("alpha", -1, "use 0 for uniform sampling"),
         ("alpha", np.nan, "use 0 for uniform sampling"),
         ("alpha", np.inf, "use 0 for uniform sampling"),
@@ -45,6 +48,15 @@ BAD = [np.nan, np.inf, -np.inf]
 def test_arguments_out_of_range(buffer_class, argument, value, remedy):
     with pytest.raises(ValueError, match=f"{argument}={value} .*{remedy}"):
         make_buffer(buffer_class, **{argument: value})
+
+
+@pytest.mark.parametrize("buffer_class", CLASSES)
+def test_whole_numbers_of_other_types(buffer_class):
+    with pytest.raises(ValueError, match="^buffer_size=10.5 must be a whole number: use a number of transitions"):
+        make_buffer(buffer_class, rows=10.5)
+    buffer = make_buffer(buffer_class, rows=5e1, n_envs=np.float32(2), n_steps=np.int64(3))
+    assert [type(value) for value in (buffer.buffer_size, buffer.n_envs, buffer.n_steps)] == [int] * 3
+    assert (buffer.buffer_size, buffer.n_envs, buffer.n_steps) == (50, 2, 3)
 
 
 @pytest.mark.parametrize("beta", [-1, np.nan, np.inf, 100])
