@@ -165,7 +165,6 @@ class RolloutWorker:
         self.env.seed(int(seeds[1] // 2))
         model = self.spec.model.load()
         assert isinstance(model, ValueAlgorithm) and isinstance(model.replay_buffer, PrioritizedReplayBuffer)
-        self.spec = self.spec._replace(model=self.spec.model._replace(file=b""))  # it may be large
         model.set_env(self.env)
         model.action_space.seed(int(seeds[2]))
         model.exploration_rate = self.spec.epsilons[self.index]
@@ -173,6 +172,7 @@ class RolloutWorker:
         model._setup_learn(sys.maxsize, self.callback)
         model.num_timesteps = self.steps
         self.model, self.buffer = model, model.replay_buffer
+        self.spec = self.spec._replace(model=self.spec.model._replace(file=b""))  # it may be large
 
     def _take(self, weights: Weights) -> None:
         for network, arrays in ((self.model.q_net, weights.online), (self.model.q_net_target, weights.target)):
