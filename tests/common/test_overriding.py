@@ -40,7 +40,7 @@ def policy_of(algorithm: type[ValueAlgorithm], network: type, policy: str = "Mlp
 OVERRIDDEN = [
     (Rainbow, "preprocess"),
     (Rainbow, "encode"),
-    (Rainbow, "forward"),
+    (Rainbow, "outputs"),
     (IQN, "preprocess"),
     (IQN, "encode"),
     (IQN, "quantiles"),

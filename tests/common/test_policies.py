@@ -96,7 +96,7 @@ def test_features_dim_is_the_size_of_the_layer_on_the_convolutions(
     for one, other in zip(model.q_net.parameters(), dqn.q_net.parameters(), strict=True):
         one.data.copy_(other.data)
     obs = th.randint(0, 256, (3, 1, 36, 36), dtype=th.uint8)
-    assert th.equal(model.q_net.q_values(obs), dqn.q_net(obs))
+    assert th.equal(model.q_net(obs), dqn.q_net(obs))
     model.learn(40)
     model.save(tmp_path / "model")
     loaded = Rainbow.load(tmp_path / "model")
@@ -145,7 +145,7 @@ def test_network_alone(name: str, kind: str, tmp_path: Path) -> None:
     assert theirs == ours
     obs, _ = model.policy.obs_to_tensor(model.env.reset())
     if isinstance(network, ValueNetwork):
-        assert th.equal(loaded.q_values(obs), network.q_values(obs))
+        assert th.equal(loaded(obs), network(obs))
         assert str(loaded) == str(network)
         assert all(th.equal(one, other) for one, other in zip(loaded.buffers(), network.buffers(), strict=True))
     else:
