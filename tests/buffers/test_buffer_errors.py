@@ -52,7 +52,7 @@ def test_arguments_out_of_range(buffer_class, argument, value, remedy):
 
 @pytest.mark.parametrize("buffer_class", CLASSES)
 def test_whole_numbers_of_other_types(buffer_class):
-    with pytest.raises(ValueError, match="^buffer_size=10.5 must be a whole number: use a number of transitions"):
+    with pytest.raises(ValueError, match=r"^buffer_size=10\.5 must be a whole number: use a number of transitions"):
         make_buffer(buffer_class, rows=10.5)
     buffer = make_buffer(buffer_class, rows=5e1, n_envs=np.float32(2), n_steps=np.int64(3))
     assert [type(value) for value in (buffer.buffer_size, buffer.n_envs, buffer.n_steps)] == [int] * 3
