@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -12,6 +13,8 @@ try:
     import psutil
 except ImportError:
     psutil = None
+
+MOST_ALPHA = 10  # beyond, masses of priorities overflow
 
 
 def number(name: str, value: Any, remedy: str) -> float:
@@ -81,6 +84,18 @@ def check_fraction(name: str, value: float, remedy: str, zero: bool = False) -> 
     given = number(name, value, remedy)
     if not (0 < given <= 1 or (zero and given == 0)):
         raise ValueError(f"{name}={value} must be in {'[0' if zero else '(0'}, 1]: {remedy}.")
+
+
+def check_alpha(alpha: float, remedy: str) -> None:
+    """
+    :param alpha: exponent of priorities; files of 0.1.0 may have one above 1
+    :param remedy: what to do instead
+    :raises ValueError: if it is not in [0, 1], nor one that deserves a warning alone
+    """
+    if 1 < number("alpha", alpha, remedy) <= MOST_ALPHA:
+        warnings.warn(f"alpha={alpha} above 1 is deprecated: {remedy}.", DeprecationWarning, stacklevel=2)
+    else:
+        check_fraction("alpha", alpha, remedy, zero=True)
 
 
 def check_finite(name: str, values: np.ndarray, remedy: str) -> None:

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.transitions import LARGEST, TransitionBuffer
-from sb3_distrl.checks import check_at_least, check_fraction, whole_number, with_env_axis
+from sb3_distrl.checks import check_alpha, check_at_least, check_fraction, whole_number, with_env_axis
 
 BETA_REMEDY = "use 0 for no correction, 1 for the full one"
 NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
@@ -78,7 +78,7 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         check_at_least("n_envs", n_envs, 1, "use the number of environments")
         check_at_least("buffer_size", buffer_size, n_envs, "use one that holds a transition of each environment")
         check_at_least("n_steps", n_steps, 1, "use 1 for one-step returns")
-        check_fraction("alpha", alpha, "use 0 for uniform sampling, 1 for sampling in proportion to priority", zero=True)
+        check_alpha(alpha, "use 0 for uniform sampling, 1 for sampling in proportion to priority")
         check_fraction("beta", beta, BETA_REMEDY, zero=True)
         check_fraction("gamma", gamma, "use a discount factor such as 0.99", zero=True)
         if not 0 < priority_eps < LARGEST:

@@ -142,9 +142,7 @@ class ValueAlgorithm(Acting):
         return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
 
     def _check_arguments(self) -> None:
-        """
-        :raises ValueError: naming the argument, its value and the remedy
-        """
+        """:raises ValueError: naming the argument, its value and the remedy"""
         self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
         check_arguments(self)
 
@@ -161,8 +159,8 @@ class ValueAlgorithm(Acting):
         check_replay_buffer(self, buffer)
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environment in these cases
             end_episodes(buffer)
-            if self.env is not None:
-                discard_unread(self.env)
+        if self.env is not None:
+            discard_unread(self.env)
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
             self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
@@ -204,8 +202,8 @@ class ValueAlgorithm(Acting):
     @property
     def beta(self) -> float:
         """The exponent of the importance-sampling weights at this point of the training."""
-        schedule = LinearSchedule(self.beta_initial, self.beta_final, self.beta_fraction)
-        return schedule(self._current_progress_remaining)
+        beta = LinearSchedule(self.beta_initial, self.beta_final, self.beta_fraction)(self._current_progress_remaining)
+        return sorted((self.beta_initial, beta, self.beta_final))[1]  # rounding may take it beyond them
 
     @abstractmethod
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
@@ -253,8 +251,8 @@ class ValueAlgorithm(Acting):
         :param obs: shape [B, ...]
         :return: preprocessed by the online network, once for all passes, and outside of what is compiled
         """
-        as_ours = type(self.q_net).preprocess is ValueNetwork.preprocess  # others may depend on the layout
-        return self.q_net.preprocess(fastest_layout(obs, self.q_net) if as_ours else obs)
+        own = type(self.q_net).preprocess is not ValueNetwork.preprocess  # which may depend on the layout
+        return self.q_net.preprocess(obs if own else fastest_layout(obs, self.q_net))
 
     def _evaluate(self, batch: Samples) -> Loss:
         """
@@ -341,8 +339,9 @@ class ValueAlgorithm(Acting):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
             self._learning = False
-        stopped = self.num_timesteps < self._total_timesteps
-        if not stopped and self._n_updates == updates and self.num_timesteps > self._num_timesteps_at_start:
+        if "skipped" in self._metrics.totals:
+            self._record_metrics()  # raises if a step was skipped
+        if self._n_updates == updates and self._num_timesteps_at_start < self.num_timesteps >= self._total_timesteps:
             warn_of_no_gradient_step(self, total_timesteps, self._due())
         return self
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_at_least, check_fraction, layer_sizes, number, whole_number
+from sb3_distrl.checks import check_alpha, check_at_least, check_fraction, layer_sizes, number, whole_number
 from sb3_distrl.common.acceleration import check_acceleration
 from sb3_distrl.common.policies import ValuePolicy
 from sb3_distrl.common.replay import check_buffer_settings, check_priorities
@@ -177,7 +177,7 @@ def check_arguments(model: ValueAlgorithm) -> None:
     check_at_least("train_freq", frequency, 1, FREQUENCY)
     if not callable(model.learning_rate):
         check_at_least("learning_rate", model.learning_rate, 0, LEARNING_RATE)
-    check_fraction("alpha", model.alpha, "use 0.5, or prioritized=False for uniform sampling", zero=True)
+    check_alpha(model.alpha, "use 0.5, or prioritized=False for uniform sampling")
     check_fraction("gamma", model.gamma, "use a discount factor such as 0.99", zero=True)
     check_fraction("tau", model.tau, "use 1 to copy the network to the target network", zero=True)
     check_fraction("beta_initial", model.beta_initial, "the paper uses 0.4", zero=True)

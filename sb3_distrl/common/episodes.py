@@ -28,7 +28,7 @@ def end_episodes(buffer: ReplayBuffer) -> None:
                 "ignore", "The last trajectory in the replay buffer will be truncated"
             )  # nobody can choose
             buffer.truncate_last_trajectory()
-    elif (isinstance(buffer, NStepReplayBuffer) or buffer.optimize_memory_usage) and buffer.size() > 0:
+    elif (isinstance(buffer, NStepReplayBuffer) or getattr(buffer, "optimize_memory_usage", False)) and buffer.size() > 0:
         last = buffer.pos - 1
         interrupted = np.flatnonzero(buffer.dones[last] == 0)  # environments
         buffer.dones[last, interrupted] = True

@@ -1,7 +1,10 @@
 """The random generators that training draws from."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch as th
@@ -60,8 +63,18 @@ class Seeding:
     """
 
     def __init__(self, action_space: spaces.Space) -> None:
-        self.torch_seed, self.fresh = th.initial_seed(), _freshly_seeded()
         self.generator = action_space.np_random
+        self.seen = False  # seeded before the last look
+        self.look()
+        _watching.add(self)
+
+    def look(self) -> None:
+        """Take the global generators as they are now for those that nobody has seeded."""
+        self.torch_seed, self.fresh = th.initial_seed(), _freshly_seeded()
+
+    def seeded(self) -> bool:
+        """:return: whether the global generators were seeded, perhaps with the seed that they had"""
+        return self.seen or th.initial_seed() != self.torch_seed or (_freshly_seeded() and not self.fresh)
 
     def unseeded_since(self, state: dict[str, Any], action_space: spaces.Space, device: th.device) -> dict[str, Any]:
         """
@@ -70,10 +83,24 @@ class Seeding:
         :param device: of the model
         :return: the same, but of generators that were seeded since as they are now
         """
-        seeded = th.initial_seed() != self.torch_seed or (_freshly_seeded() and not self.fresh)  # perhaps with the same seed
         now = random_state(action_space, device)
         space = (now if action_space.np_random is not self.generator else state)["action_space"]
-        return {**(now if seeded else state), "action_space": space}
+        return {**(now if self.seeded() else state), "action_space": space}
+
+
+_watching: WeakSet[Seeding] = WeakSet()
+
+
+@contextmanager
+def seeding_of_our_own() -> Iterator[None]:
+    """Global generators that are seeded in this block, as a model is made, loaded or goes on, are nobody's wish for others."""
+    for seeding in _watching:
+        seeding.seen = seeding.seeded()
+    try:
+        yield
+    finally:
+        for seeding in _watching:
+            seeding.look()
 
 
 def seed_cpu_generators(seed: int) -> None:

@@ -29,7 +29,7 @@ def reading_waits(optimizer: th.optim.Optimizer, device: th.device) -> bool:
     :return: whether to leave the decision to the device, as reading a number would wait for it, and the optimizer can skip a
         step by itself
     """
-    return device.type == "cuda" and bool(optimizer.defaults.get("fused"))
+    return device.type == "cuda" and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def take_step(

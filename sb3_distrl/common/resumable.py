@@ -27,7 +27,7 @@ from sb3_distrl.common.files import (
     write_object,
 )
 from sb3_distrl.common.finite import check_model, check_statistics
-from sb3_distrl.common.generators import Seeding, random_state, set_random_state
+from sb3_distrl.common.generators import Seeding, random_state, seeding_of_our_own, set_random_state
 from sb3_distrl.common.replay import arguments_of
 from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
 
@@ -107,7 +107,7 @@ class Resumable(DQN):
         given = {**(custom_objects or {}), **kwargs}
         if given.get("seed") is not None:
             model._random_state = None
-        if any(name.startswith("exploration_") for name in given):
+        if "exploration_rate" not in given and any(name.startswith("exploration_") for name in given):
             model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
         model._seeding = Seeding(model.action_space)
         return model
@@ -157,11 +157,15 @@ class Resumable(DQN):
         try:
             with reading(path):
                 super().load_replay_buffer(file, truncate_last_traj)
-                if truncate_last_traj:
-                    end_episodes(self.replay_buffer)  # type: ignore[arg-type]
-        except ValueError:
+        except ValueError as error:
             self.replay_buffer = former
+            if isinstance(error.__cause__, AssertionError) and self.env is None:  # SB3's, of a HerReplayBuffer
+                raise ValueError(
+                    f"path={path} holds a replay buffer that needs env: load the model with env=... first."
+                ) from error
             raise
+        if truncate_last_traj:
+            end_episodes(self.replay_buffer)  # type: ignore[arg-type]
 
     def _take_replay_buffer(self, replay_buffer: Any, path: str | Path) -> None:
         if not isinstance(replay_buffer, ReplayBuffer):
@@ -243,7 +247,8 @@ class Resumable(DQN):
 
     def _setup_model(self) -> None:
         waiting = self._random_state
-        super()._setup_model()
+        with seeding_of_our_own():
+            super()._setup_model()
         self._random_state = waiting  # the seed that SB3 sets here may be the saved one
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -283,7 +288,8 @@ class Resumable(DQN):
     ) -> tuple[int, BaseCallback]:
         state = self._state_to_go_on_with()
         if state is not None and not reset_num_timesteps:
-            set_random_state(state, self.action_space, self.device)
+            with seeding_of_our_own():
+                set_random_state(state, self.action_space, self.device)
         self._random_state = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 

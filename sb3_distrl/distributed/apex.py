@@ -223,6 +223,7 @@ class ApeX(Learner):
 
     def _start_actors(self) -> Collector:
         assert isinstance(self.env, ActorEnvs)
+        weights = self._weights()  # first: it says what is wrong with them
         seed = np.random.randint(2**31) if self.seed is None else self.seed
         spec = ActorSpec(
             model=self._actor_model(),
@@ -232,13 +233,13 @@ class ApeX(Learner):
             seed=(seed, self.num_timesteps),
         )
         if self.collector == "local":
-            return LocalCollector(spec, self.env.n_actors, self._weights(), self.synchronous)
+            return LocalCollector(spec, self.env.n_actors, weights, self.synchronous)
         from sb3_distrl.distributed.ray_collector import RayCollector
 
         return RayCollector(
             spec,
             self.env.n_actors,
-            self._weights(),
+            weights,
             self.synchronous,
             check=self.check_report,
             address=self.ray_address,
