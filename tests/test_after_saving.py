@@ -206,3 +206,23 @@ def test_arguments_that_a_checkpoints_replay_buffer_does_not_follow(name: str, v
         QRDQN.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), **{name: value})
     same = {"buffer_size": 500, "optimize_memory_usage": False, "replay_buffer_class": None, "replay_buffer_kwargs": {}}[name]
     QRDQN.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), **{name: same})
+
+
+def test_another_model_between_loading_and_learning_changes_nothing(tmp_path: Path) -> None:
+    """It is seeded as it is made or loaded, which is nobody's wish for this one."""
+    model = make(Rainbow, vec_env(), seed=1)
+    model.learn(STEPS)
+    model.save_checkpoint(tmp_path / "checkpoint")
+    alone = outcome(Rainbow.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), device="cpu"))
+    model = Rainbow.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), device="cpu")
+    make(QRDQN, vec_env(), seed=5)
+    other = Rainbow.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), device="cpu")
+    other.learn(STEPS // 2, reset_num_timesteps=False)
+    assert alone.same(outcome(model)) == (True, True)
+
+
+def test_a_rate_of_exploration_given_to_load_counts(tmp_path: Path) -> None:
+    model = make(QRDQN, vec_env(), **EXPLORING)
+    model.learn(STEPS)
+    model.save(tmp_path / "model")
+    assert QRDQN.load(tmp_path / "model", exploration_rate=0.37).exploration_rate == 0.37

@@ -197,3 +197,22 @@ def test_reduced_precision() -> None:
     with pytest.raises(ValueError, match="is not finite in gradient step"):
         model.train(100, batch_size=16)
     assert all_finite(model)
+
+
+def test_an_optimizer_that_is_not_fused_any_more_decides_on_the_host() -> None:
+    """Its state of a file, such as one of sb3-contrib's, replaces the groups that say how it computes."""
+    weights = [th.nn.Parameter(th.ones(2))]
+    fused, plain = th.optim.Adam(weights, fused=True), th.optim.Adam(weights, fused=False)
+    cuda = th.device("cuda")
+    assert gradient_steps.reading_waits(fused, cuda) and not gradient_steps.reading_waits(plain, cuda)
+    fused.load_state_dict(plain.state_dict())
+    assert fused.defaults["fused"] and not gradient_steps.reading_waits(fused, cuda)
+
+
+def test_skipped_steps_are_told_of_at_the_end_of_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device decides, and training ends before the next log."""
+    monkeypatch.setattr(gradient_steps, "reading_waits", lambda *_: True)
+    model = make(QRDQN, CountingEnv(), prioritized=False, learning_starts=10)
+    monkeypatch.setattr(gradient_steps, "step_where_finite", lambda *_: th.ones(()))
+    with pytest.raises(ValueError, match=r"^Losses or gradients were not finite in 100\.0% of the last \d+ gradient steps"):
+        model.learn(20, log_interval=1000)

@@ -128,3 +128,20 @@ def test_a_loaded_model_trains_without_learn(tmp_path: Any) -> None:
     loaded = Rainbow.load_checkpoint(tmp_path / "model", env=vec_env(n_envs=2), device="cpu")
     loaded.train(3, batch_size=8)
     assert loaded._n_updates == 3
+
+
+@pytest.mark.parametrize(("initial", "final"), [(0.1, 1.0), (1.0, 0.1), (0.0, 1.0), (1.0, 0.0)])
+def test_beta_stays_between_its_ends(initial: float, final: float) -> None:
+    """SB3's schedule goes beyond them by rounding."""
+    for fraction in (0.6, 0.65, 0.7, 1.0):
+        model = make(Rainbow, vec_env(), beta_initial=initial, beta_final=final, beta_fraction=fraction)
+        for step in range(1001):
+            model._current_progress_remaining = 1 - step / 1000
+            assert min(initial, final) <= model.beta <= max(initial, final)
+        assert model.beta == pytest.approx(final)
+
+
+def test_alpha_above_one_is_deprecated() -> None:
+    """Files of 0.1.0 may have it."""
+    with pytest.warns(DeprecationWarning, match=r"^alpha=1\.2 above 1 is deprecated: use 0\.5"):
+        make(Rainbow, vec_env(), prioritized=True, alpha=1.2)

@@ -171,3 +171,14 @@ def test_the_truncation_makes_no_noise(buffer_class: Any, tmp_path: Path) -> Non
         model.learn(FIRST)
         model.learn(FIRST)
         checkpoint(model, lambda: goal_env(1) if goals else vec_env(), tmp_path)
+
+
+def test_hindsight_without_an_environment_is_not_called_damaged(tmp_path: Path) -> None:
+    env = make_vec_env(lambda: BitFlippingEnv(n_bits=N_BITS), 1)
+    model = make(QRDQN, env, kind="dict", replay_buffer_class=HerReplayBuffer)
+    model.learn(20)
+    model.save_replay_buffer(tmp_path / "buffer")
+    make(QRDQN, env, kind="dict").save(tmp_path / "model")
+    loaded = QRDQN.load(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"holds a replay buffer that needs env: load the model with env=\.\.\. first"):
+        loaded.load_replay_buffer(tmp_path / "buffer")
