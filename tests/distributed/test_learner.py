@@ -244,8 +244,11 @@ def test_weights_that_are_not_finite_are_not_sent():
                     next(self.model.q_net.parameters()).fill_(float("nan"))
             return True
 
-    with pytest.raises(ValueError, match=r"not finite after .* gradient steps, and actors are not given them"):
+    with pytest.raises(ValueError, match=r"^loss=nan is not finite in gradient step .*, as the weights are not finite"):
         model.learn(300, callback=Diverge())
+    assert model._actors is None
+    with pytest.raises(ValueError, match=r"not finite after .* gradient steps, and actors are not given them"):
+        model.learn(300)
     assert model._actors is None
 
 
