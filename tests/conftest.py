@@ -1,11 +1,15 @@
 """Settings of all tests."""
 
 import os
+import signal
 
 import pytest
 import torch as th
 
 th.set_num_threads(1)  # the networks here are too small for more
+# A shell ignores Ctrl-C for what it runs in the background, and so would the tests that send it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray would run actors at a low priority, at which they get nearly nothing beside other tests
 os.environ.setdefault("RAY_worker_niceness", "0")
 
