@@ -123,8 +123,8 @@ class Learner(ValueAlgorithm):
     def _on_step(self) -> None:
         if not self.is_actor:  # which is given its epsilon and both networks
             super()._on_step()
-            assert self._actors is not None
-            self.logger.record("rollout/exploration_rate", float(self._actors.spec.epsilons.mean()))
+            if self._actors is not None:
+                self.logger.record("rollout/exploration_rate", float(self._actors.spec.epsilons.mean()))
 
     def _may_insert(self, due: int) -> bool:
         """
