@@ -1,7 +1,5 @@
 """Blind Cliffwalk (Schaul et al. 2016, section 3.1): the script's ground truth, its memory, and its claim at a small size."""
 
-import sys
-
 import numpy as np
 import pytest
 from replay import blind_cliffwalk as cliffwalk
@@ -45,10 +43,9 @@ def test_prioritized_needs_fewer_updates_and_more_so_with_more_states():
     assert max(large.prioritized) < min(large.uniform)
 
 
-def test_script_writes_the_table(tmp_path, monkeypatch, capsys):
+def test_script_writes_the_table(tmp_path, capsys):
     output = tmp_path / "results" / "table.md"
-    monkeypatch.setattr(sys, "argv", ["blind_cliffwalk.py", "--sizes", "2", "3", "--seeds", "2", "--output", str(output)])
-    cliffwalk.main()
+    cliffwalk.main(["--sizes", "2", "3", "--seeds", "2", "--output", str(output)])
     text = output.read_text()
     rows = [line for line in text.splitlines() if line.startswith(("| 2 | 6 |", "| 3 | 14 |"))]
     assert len(rows) == 2

@@ -53,7 +53,7 @@ def make_envs(env_id: str, n_envs: int) -> dict[str, Any]:
         return AtariVectorEnv(game, n_envs, autoreset_mode="SameStep", reward_clipping=True, **kwargs)
 
     def sb3(**kwargs: Any) -> VecFrameStack:
-        return VecFrameStack(make_atari_env(env_id, n_envs, seed=0, **kwargs), 4)
+        return VecFrameStack(make_atari_env(f"ale_py:{env_id}", n_envs, seed=0, **kwargs), 4)
 
     return {
         DUMMY: sb3(),

@@ -107,8 +107,8 @@ class Surprise(PrioritizedReplayBuffer):
 
 
 def test_what_a_subclass_of_the_buffer_keeps_comes_with_the_blocks():
-    model = make_model(envs_per_actor=2, learning_starts=1000, replay_buffer_class=Surprise)
-    report = RolloutWorker(spec_of(model, random_steps=1000, block_steps=20), 0).collect(None)
+    model = make_model(envs_per_actor=2, learning_starts=1000, block_steps=20, replay_buffer_class=Surprise)
+    report = RolloutWorker(spec_of(model, random_steps=1000), 0).collect(None)
     model.check_report(report)
     model.replay_buffer.add_block(np.arange(2), report.block)
     buffer = model.replay_buffer

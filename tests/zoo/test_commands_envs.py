@@ -102,7 +102,7 @@ def arrays(thing, seen, depth=0):
         return 0
     seen.add(id(thing))
     if isinstance(thing, np.ndarray):
-        return thing.nbytes
+        return thing.nbytes if any(thing.strides) else 0  # zeros that take no memory
     if isinstance(thing, (list, tuple)):
         return sum(arrays(item, seen, depth + 1) for item in thing)
     if isinstance(thing, dict):
