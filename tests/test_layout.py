@@ -1,5 +1,6 @@
 """What importing the package imports, and how long its files may be. pyproject.toml says which part may import which."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -55,3 +56,19 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert Path(path).parent == ROOT and "sb3_distrl" in added
     assert "torch" in before  # the watch sees
     assert not set(added) & OPTIONAL
+
+
+@pytest.mark.parametrize(
+    "module, former, current",
+    [
+        ("functional", "of_actions", "gather_actions"),
+        ("networks", "HIDDEN", "DEFAULT_NET_ARCH"),
+        ("plotting", "Moment", "EpisodeStep"),
+    ],
+)
+def test_former_names_are_still_there(module: str, former: str, current: str) -> None:
+    package = importlib.import_module(f"sb3_distrl.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{former} is now called {current}"):
+        assert getattr(package, former) is getattr(package, current)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        getattr(package, "nothing")  # noqa: B009

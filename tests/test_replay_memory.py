@@ -175,7 +175,7 @@ def test_a_buffer_that_does_not_fit(algorithm: type[ValueAlgorithm], optimize_me
 
 
 def test_the_buffer_size_that_the_error_names_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_distrl.checks.available_memory", lambda: 5e6)
+    monkeypatch.setattr("sb3_distrl.validation.available_memory", lambda: 5e6)
     model = make(QRDQN, buffer_size=MILLION)
     with pytest.raises(ValueError) as caught:
         model.learn(40)

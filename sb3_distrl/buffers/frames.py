@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_distrl.buffers.blocks import FrameBlock
 from sb3_distrl.buffers.storage import NEXT, OBS, ObservationStorage, same_bits
-from sb3_distrl.checks import check_array
+from sb3_distrl.validation import check_array
 
 SLACK = 0.02  # share by which a ring of slices is larger than endless episodes need
 SETTLE = 100  # transitions from which a storage learns by how many slices observations shift
@@ -126,7 +126,7 @@ class FrameStorage(ObservationStorage):
 
     # Adding
 
-    def arranged(self, obs: np.ndarray) -> np.ndarray:
+    def prepared(self, obs: np.ndarray) -> np.ndarray:
         return as_slices(obs, self.axis)
 
     def _continues(self, envs: np.ndarray, obs: np.ndarray, last_rows: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from sb3_distrl.buffers.blocks import FrameBlock, StoredBlock
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import ObservationStorage, WholeStorage
-from sb3_distrl.checks import check_finite, with_env_axis
+from sb3_distrl.validation import check_finite, with_env_axis
 
 Obs = np.ndarray | dict[str, np.ndarray]
 Parts = dict[str, np.ndarray]  # of each key of a Dict, or of "" where there are no keys; in the shape and dtype that is stored
@@ -110,17 +110,17 @@ class Observations:
             parts[key] = part.astype(self.dtypes[key], copy=False)
         return parts
 
-    def arranged(self, obs: Parts) -> Parts:
+    def prepared(self, obs: Parts) -> Parts:
         """
         :param obs: of :meth:`parts`
         :return: as :meth:`continues` and :meth:`add` take it
         """
-        return {key: storage.arranged(obs[key]) for key, storage in self.storages.items()}
+        return {key: storage.prepared(obs[key]) for key, storage in self.storages.items()}
 
     def continues(self, envs: np.ndarray, obs: Parts) -> np.ndarray:
         """
         :param envs: shape [E]
-        :param obs: of :meth:`arranged`
+        :param obs: of :meth:`prepared`
         :return: whether they are the environments' next observations that were added last, to the bit, shape [E]
         """
         return np.logical_and.reduce([storage.continues(envs, obs[key]) for key, storage in self.storages.items()])
@@ -129,8 +129,8 @@ class Observations:
         """
         :param rows: where to, shape [E]
         :param envs: shape [E]
-        :param obs: of :meth:`arranged`
-        :param next_obs: of :meth:`arranged`
+        :param obs: of :meth:`prepared`
+        :param next_obs: of :meth:`prepared`
         :param continues: of :meth:`continues`
         """
         for key, storage in self.storages.items():
@@ -143,7 +143,7 @@ class Observations:
     def first(self, blocks: dict[str, StoredBlock]) -> Parts:
         """
         :param blocks: of :meth:`blocks`
-        :return: their first observations, as of :meth:`arranged`
+        :return: their first observations, as of :meth:`prepared`
         """
         return {key: storage.first(blocks[key]) for key, storage in self.storages.items()}
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
 from sb3_distrl.buffers.transitions import LARGEST, TransitionBuffer
-from sb3_distrl.checks import check_alpha, check_at_least, check_fraction, whole_number, with_env_axis
+from sb3_distrl.validation import check_alpha, check_at_least, check_fraction, whole_number, with_env_axis
 
 BETA_REMEDY = "use 0 for no correction, 1 for the full one"
 NOTHING = np.empty(0, dtype=np.int64), np.empty(0)

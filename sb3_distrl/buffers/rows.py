@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_distrl.buffers.observations import Observations, Storages, nbytes
 from sb3_distrl.buffers.storage import NEXT, OBS, RowArray, unallocated
 from sb3_distrl.buffers.sum_tree import SumTree
-from sb3_distrl.checks import check_memory
+from sb3_distrl.validation import check_memory
 
 FORMAT = 2  # of a saved buffer; another one cannot be loaded
 

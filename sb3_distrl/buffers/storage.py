@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sb3_distrl.buffers.blocks import StoredBlock, WholeBlock
-from sb3_distrl.checks import check_array
+from sb3_distrl.validation import check_array
 
 OBS, NEXT = 0, 1  # which of a transition's two observations is meant
 
@@ -64,7 +64,7 @@ class ObservationStorage(ABC):
     def allocate(self) -> None:
         """Make the arrays; before that, a storage takes no memory and holds nothing."""
 
-    def arranged(self, obs: np.ndarray) -> np.ndarray:
+    def prepared(self, obs: np.ndarray) -> np.ndarray:
         """
         :param obs: shape [n_envs, ...], of the storage's dtype
         :return: the same as :meth:`continues` and :meth:`add` take it
@@ -77,8 +77,8 @@ class ObservationStorage(ABC):
 
         :param rows: where to, shape [E]
         :param envs: whose they are, shape [E]
-        :param obs: of :meth:`arranged`, shape [E, ...]
-        :param next_obs: of :meth:`arranged`, shape [E, ...]
+        :param obs: of :meth:`prepared`, shape [E, ...]
+        :param next_obs: of :meth:`prepared`, shape [E, ...]
         :param continues: whether ``obs`` is the environment's next observation that was added last, shape [E]
         """
         self._add(rows, envs, obs, next_obs, continues)
@@ -96,7 +96,7 @@ class ObservationStorage(ABC):
     def continues(self, envs: np.ndarray, obs: np.ndarray) -> np.ndarray:
         """
         :param envs: shape [E]
-        :param obs: of :meth:`arranged`, shape [E, ...]
+        :param obs: of :meth:`prepared`, shape [E, ...]
         :return: whether it is the environment's next observation that was added last, to the bit, shape [E]
         """
         last_rows = self.last_rows[envs]
@@ -118,7 +118,7 @@ class ObservationStorage(ABC):
     def first(self, block: Any) -> np.ndarray:
         """
         :param block: of another storage of this kind
-        :return: its first observations, as of :meth:`arranged`, shape [E, ...]
+        :return: its first observations, as of :meth:`prepared`, shape [E, ...]
         """
 
     def extend(self, rows: np.ndarray, envs: np.ndarray, block: Any, continues: np.ndarray) -> None:

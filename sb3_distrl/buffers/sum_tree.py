@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_distrl.checks import check_shape
+from sb3_distrl.validation import check_shape
 
 WIDTH = 32  # children of a node
 

@@ -8,7 +8,7 @@ import numpy as np
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.buffers.observations import REMEDY, Obs
 from sb3_distrl.buffers.rows import RowBuffer
-from sb3_distrl.checks import check_array, check_at_least, check_finite, check_shape, with_env_axis
+from sb3_distrl.validation import check_array, check_at_least, check_finite, check_shape, with_env_axis
 
 # Names of the arguments of add(), by the array that they are stored in
 ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
@@ -70,7 +70,7 @@ class TransitionBuffer(RowBuffer):
         obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
         if not self.stored.allocated:
             self._allocate(self.stored.storages_for(obs, next_obs))
-        obs, next_obs = self.stored.arranged(obs), self.stored.arranged(next_obs)
+        obs, next_obs = self.stored.prepared(obs), self.stored.prepared(next_obs)
         envs = self._all_envs
         (rows,) = self._begin_adding(envs, 1)
         continues = self.stored.continues(envs, obs)

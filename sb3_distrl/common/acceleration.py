@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.networks import HIDDEN
+from sb3_distrl.networks import DEFAULT_NET_ARCH
 
 PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
 MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would quietly not compile any more
@@ -94,7 +94,8 @@ def fastest_layout(obs: PyTorchObs, network: BasePolicy) -> PyTorchObs:
     :param network: that they are for
     :return: the same, in the layout of memory that the network's features extractor is fastest with
     """
-    if network.device.type == "cpu" and type(network.features_extractor) in HIDDEN:  # others may depend on the layout
+    # Other extractors may depend on the layout
+    if network.device.type == "cpu" and type(network.features_extractor) in DEFAULT_NET_ARCH:
         return channels_last(obs)  # type: ignore[arg-type]
     return obs
 

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from sb3_distrl.common.files import check_entries, existing, reading
+from sb3_distrl.common.files import check_entries, reading, resolve_path
 
 BUFFER, STATISTICS = "replay_buffer", "vec_normalize"  # in a checkpoint, beside what SB3 saves of a model
 
@@ -24,7 +24,7 @@ def whole_model(path: str | Path) -> Path:
     :return: it, with its suffix
     :raises ValueError: if it is something else, or if what it holds of the model is truncated or damaged
     """
-    path = existing(path, ".zip")
+    path = resolve_path(path, ".zip")
     with open(path, "rb") as file, reading(path):
         names: list[str] = []
         if zipfile.is_zipfile(file):

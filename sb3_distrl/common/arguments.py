@@ -14,11 +14,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_alpha, check_at_least, check_fraction, layer_sizes, number, whole_number
 from sb3_distrl.common.acceleration import check_acceleration
 from sb3_distrl.common.policies import ValuePolicy
 from sb3_distrl.common.replay import check_buffer_settings, check_priorities
 from sb3_distrl.networks import NATURE_SIDE, NatureConv
+from sb3_distrl.validation import check_alpha, check_at_least, check_fraction, layer_sizes, number, whole_number
 
 if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.resumable import Resumable
+from sb3_distrl.validation import check_at_least
 
 
 def steps_of(checkpoint: Path) -> int:

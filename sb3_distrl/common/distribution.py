@@ -6,8 +6,8 @@ import numpy as np
 import torch as th
 from numpy.typing import ArrayLike
 
-from sb3_distrl.checks import check_fraction
 from sb3_distrl.functional import CVaR, Distortion, as_distortion
+from sb3_distrl.validation import check_fraction
 
 TOLERANCE = 1e-4  # of sums of float32 probabilities
 

@@ -27,7 +27,7 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
     return path if path.suffix else path.with_name(path.name + suffix)
 
 
-def existing(path: str | Path, suffix: str) -> Path:
+def resolve_path(path: str | Path, suffix: str) -> Path:
     """
     :param path: file name
     :param suffix: with its dot
@@ -41,7 +41,7 @@ def existing(path: str | Path, suffix: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """
     What is written to the path given out takes the place of the file at once, when the block ends without an exception.
 
@@ -196,7 +196,7 @@ def save_object(path: str | Path, thing: Any) -> None:
     :param path: file; it is whole, or what it was before, at any moment
     :param thing: anything that can be pickled
     """
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         write_object(archive, OBJECT, thing)
 
 

@@ -49,7 +49,7 @@ def discard_unread(env: VecEnv) -> None:
     envs.waiting = False
 
 
-class WhileStepping(VecEnvWrapper):
+class OverlapVecEnv(VecEnvWrapper):
     """
     Environments whose step does something else while they work: those in other processes side by side with it.
 
@@ -96,7 +96,7 @@ class Overlapping(Resumable):
     overlap: bool
     _put_off = 0  # gradient steps to do during the next environment step
     _putting_off = False  # what train() is asked for next
-    _while_stepping: WhileStepping | None = None
+    _while_stepping: OverlapVecEnv | None = None
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:  # type: ignore[override]
         """Collect transitions, as in SB3, and do gradient steps meanwhile that were put off."""
@@ -105,7 +105,7 @@ class Overlapping(Resumable):
             self._catch_up()  # a model may have been saved with gradient steps put off
             return super().collect_rollouts(env, *args, **kwargs)
         if self._while_stepping is None or self._while_stepping.venv is not env:
-            self._while_stepping = WhileStepping(env)
+            self._while_stepping = OverlapVecEnv(env)
         self._while_stepping.work = self._catch_up
         try:
             rollout = super().collect_rollouts(self._while_stepping, *args, **kwargs)

@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_distrl.checks import number
 from sb3_distrl.functional import MEAN, Distortion
-from sb3_distrl.networks import HIDDEN, MLP, DuelingHead, Head, Noise, NoisyLinear
+from sb3_distrl.networks import DEFAULT_NET_ARCH, MLP, DuelingHead, Head, Noise, NoisyLinear
+from sb3_distrl.validation import number
 
 
 def adam_arguments(optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None, eps: float) -> dict[str, Any]:
@@ -199,10 +199,10 @@ class ValuePolicy(DQNPolicy):
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
-        if HIDDEN.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
+        if DEFAULT_NET_ARCH.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
             net_arch = [features_extractor_kwargs.pop("features_dim"), *(net_arch or [])]
         if net_arch is None:
-            net_arch = HIDDEN.get(features_extractor_class, [64, 64])
+            net_arch = DEFAULT_NET_ARCH.get(features_extractor_class, [64, 64])
         optimizer_kwargs = adam_arguments(optimizer_class, optimizer_kwargs, self.adam_eps)
         self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks
         super().__init__(

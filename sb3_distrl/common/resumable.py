@@ -17,11 +17,11 @@ from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.archives import BUFFER, STATISTICS, is_checkpoint, whole_model
 from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.files import (
-    existing,
+    atomic_write,
     load_object,
     read_object,
     reading,
-    replacing,
+    resolve_path,
     save_object,
     with_suffix,
     write_object,
@@ -69,7 +69,7 @@ class Resumable(DQN):
         self._random_state = self._state_to_go_on_with() or random_state(self.action_space, self.device)
         try:
             if isinstance(path, (str, Path)):
-                with replacing(with_suffix(path, ".zip")) as temporary:
+                with atomic_write(with_suffix(path, ".zip")) as temporary:
                     super().save(temporary, exclude, include)
             else:
                 super().save(path, exclude, include)
@@ -123,7 +123,7 @@ class Resumable(DQN):
         elif isinstance(self.replay_buffer, PrioritizedReplayBuffer):
             save_object(with_suffix(path, ".pkl"), self.replay_buffer)
         else:
-            with replacing(with_suffix(path, ".pkl")) as temporary:
+            with atomic_write(with_suffix(path, ".pkl")) as temporary:
                 super().save_replay_buffer(temporary)
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
@@ -135,7 +135,7 @@ class Resumable(DQN):
         :raises ValueError: if the file is truncated or damaged, or is no replay buffer
         """
         if isinstance(path, (str, Path)):
-            path = existing(path, ".pkl")
+            path = resolve_path(path, ".pkl")
             with open(path, "rb") as file:
                 with reading(path):
                     own = zipfile.is_zipfile(file)
@@ -193,7 +193,7 @@ class Resumable(DQN):
         normalize = self.get_vec_normalize_env()
         statistics = {name: getattr(normalize, name) for name in ("obs_rms", "ret_rms") if hasattr(normalize, name)}
         check_statistics(statistics)
-        with replacing(with_suffix(path, ".zip")) as temporary:
+        with atomic_write(with_suffix(path, ".zip")) as temporary:
             with open(temporary, "wb") as file:
                 self.save(file)
             with zipfile.ZipFile(temporary, "a") as archive:
@@ -212,7 +212,7 @@ class Resumable(DQN):
         :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment or an argument for
             the replay buffer does not fit
         """
-        path = existing(path, ".zip")
+        path = resolve_path(path, ".zip")
         if not is_checkpoint(path):
             raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
         model = cls.load(path, env=env, **kwargs)

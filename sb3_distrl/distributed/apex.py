@@ -11,7 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.checks import check_at_least, check_fraction, number, whole_number
 from sb3_distrl.common.archives import whole_model
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
@@ -20,6 +19,7 @@ from sb3_distrl.distributed.worker import ActorSpec, epsilon_ladder
 from sb3_distrl.iqn import IQN
 from sb3_distrl.qrdqn import QRDQN
 from sb3_distrl.rainbow import Rainbow
+from sb3_distrl.validation import check_at_least, check_fraction, number, whole_number
 
 SelfApeX = TypeVar("SelfApeX", bound="ApeX")
 

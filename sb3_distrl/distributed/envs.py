@@ -11,8 +11,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.arguments import check_spaces
+from sb3_distrl.validation import check_at_least, whole_number
 
 EnvSource = str | Callable[[], gymnasium.Env | VecEnv]
 

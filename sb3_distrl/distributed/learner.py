@@ -150,16 +150,16 @@ class Learner(ValueAlgorithm):
         :return: whether to go on
         """
         block = report.block
-        lanes = np.arange(self.env.envs_per_actor) + actor * self.env.envs_per_actor
+        env_ids = np.arange(self.env.envs_per_actor) + actor * self.env.envs_per_actor
         if report.first:
-            self.replay_buffer.end_episodes(lanes)
-        self.replay_buffer.add_block(lanes, block)
+            self.replay_buffer.end_episodes(env_ids)
+        self.replay_buffer.add_block(env_ids, block)
         self.logger.record_mean("apex/staleness", self._n_updates - report.version)
         self.logger.record_mean("apex/bytes_per_transition", block.nbytes() / block.rewards.size)
 
         infos: list[dict[str, Any]] = [{} for _ in range(block.rewards.size)]
         for episode in report.episodes:
-            infos[episode.step * len(lanes) + episode.env] = episode.info
+            infos[episode.step * len(env_ids) + episode.env] = episode.info
         self._waiting.extend(zip(block.rewards.reshape(-1), block.dones.reshape(-1), infos, strict=True))
         return self._count_steps(callback, log_interval)
 

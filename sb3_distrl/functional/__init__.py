@@ -1,7 +1,8 @@
 from sb3_distrl.functional.categorical import clipped_mass, cross_entropy, entropy, project_categorical
 from sb3_distrl.functional.quantile import quantile_huber_loss, quantile_midpoints
 from sb3_distrl.functional.risk import CPW, MEAN, CVaR, Distortion, Mean, Norm, Power, Wang, as_distortion
-from sb3_distrl.functional.selection import of_actions
+from sb3_distrl.functional.selection import gather_actions
+from sb3_distrl.renamed import renamed
 
 __all__ = [
     "CPW",
@@ -16,8 +17,10 @@ __all__ = [
     "clipped_mass",
     "cross_entropy",
     "entropy",
-    "of_actions",
+    "gather_actions",
     "project_categorical",
     "quantile_huber_loss",
     "quantile_midpoints",
 ]
+
+__getattr__ = renamed(__name__, of_actions="gather_actions")

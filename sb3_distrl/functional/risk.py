@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import torch as th
 
-from sb3_distrl.checks import check_fraction
 from sb3_distrl.functional.special import inverse, normal_cdf, normal_quantile
+from sb3_distrl.validation import check_fraction
 
 LOWEST_CPW = 0.3  # below 0.28 the curve falls in places, and just above it is too flat to invert
 MOST_NORM = 16  # beyond, the alternating sum loses digits in float32

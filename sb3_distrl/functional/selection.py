@@ -3,7 +3,7 @@
 import torch as th
 
 
-def of_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
+def gather_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """
     :param values: for each action, shape [B, X, A]
     :param actions: integers in [0, A), shape [B]

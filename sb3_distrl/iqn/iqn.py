@@ -7,13 +7,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss
+from sb3_distrl.functional import Distortion, gather_actions, quantile_huber_loss
 from sb3_distrl.iqn.policies import CnnPolicy, IQNNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_distrl.networks import Noise
+from sb3_distrl.validation import check_at_least
 
 
 class IQN(ValueAlgorithm):
@@ -114,7 +114,7 @@ class IQN(ValueAlgorithm):
                 selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED, self._bootstrap_risk)
             taus = th.rand(len(selecting), self.policy.n_target_quantiles, device=self.device)
             quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
-        return batch.rewards + bootstrap * of_actions(quantiles, selecting.argmax(dim=1))
+        return batch.rewards + bootstrap * gather_actions(quantiles, selecting.argmax(dim=1))
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         with th.no_grad():
@@ -123,6 +123,6 @@ class IQN(ValueAlgorithm):
         with autocast(self.precision, self.device):
             features = self.q_net.encode(batch.observations, Noise.SHARED)
             quantiles = self.q_net.quantiles(features, taus, Noise.SHARED)  # [B, N, A]
-        quantiles = of_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
+        quantiles = gather_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})

@@ -6,10 +6,10 @@ import torch as th
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
 from sb3_distrl.functional import MEAN, Distortion, quantile_midpoints
 from sb3_distrl.networks import NatureConv, Noise, QuantileEmbedding
+from sb3_distrl.validation import check_at_least, whole_number
 
 
 class IQNNetwork(ValueNetwork):

@@ -1,10 +1,11 @@
 from sb3_distrl.networks.embedding import QuantileEmbedding
-from sb3_distrl.networks.features import HIDDEN, NATURE_SIDE, DataEfficientConv, MinAtarConv, NatureConv
+from sb3_distrl.networks.features import DEFAULT_NET_ARCH, NATURE_SIDE, DataEfficientConv, MinAtarConv, NatureConv
 from sb3_distrl.networks.heads import MLP, DuelingHead, Head
 from sb3_distrl.networks.noisy import Noise, NoisyLinear
+from sb3_distrl.renamed import renamed
 
 __all__ = [
-    "HIDDEN",
+    "DEFAULT_NET_ARCH",
     "MLP",
     "NATURE_SIDE",
     "DataEfficientConv",
@@ -16,3 +17,5 @@ __all__ = [
     "NoisyLinear",
     "QuantileEmbedding",
 ]
+
+__getattr__ = renamed(__name__, HIDDEN="DEFAULT_NET_ARCH")

@@ -84,7 +84,7 @@ class MinAtarConv(Convolutions):
 
 
 # Sizes of the hidden layers that the papers put on them; SB3's NatureCNN has its own
-HIDDEN: dict[type[BaseFeaturesExtractor], list[int]] = {
+DEFAULT_NET_ARCH: dict[type[BaseFeaturesExtractor], list[int]] = {
     NatureConv: [512],
     DataEfficientConv: [256],
     MinAtarConv: [128],

@@ -1,11 +1,12 @@
 """Pictures of value distributions; needs matplotlib (the extra ``plots``)."""
 
 from sb3_distrl.plotting.distribution import plot_distribution
-from sb3_distrl.plotting.episode import Moment, plot_film_strip, record_episode, save_film
+from sb3_distrl.plotting.episode import EpisodeStep, plot_film_strip, record_episode, save_film
 from sb3_distrl.plotting.training import ValueDistributionCallback, plot_spread
+from sb3_distrl.renamed import renamed
 
 __all__ = [
-    "Moment",
+    "EpisodeStep",
     "ValueDistributionCallback",
     "plot_distribution",
     "plot_film_strip",
@@ -13,3 +14,5 @@ __all__ = [
     "record_episode",
     "save_film",
 ]
+
+__getattr__ = renamed(__name__, Moment="EpisodeStep")

@@ -10,15 +10,15 @@ from matplotlib import animation
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.plotting.distribution import FONT, draw_rows, limits_of, names_of
+from sb3_distrl.validation import check_at_least
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 
 
-class Moment(NamedTuple):
+class EpisodeStep(NamedTuple):
     """A state of an episode: its picture, the distributions there, the action taken, and the rewards up to it."""
 
     frame: np.ndarray  # bytes, shape [H, W, 3]
@@ -33,7 +33,7 @@ def record_episode(
     max_steps: int = 1000,
     deterministic: bool = True,
     seed: int | None = None,
-) -> list[Moment]:
+) -> list[EpisodeStep]:
     """
     Play an episode.
 
@@ -54,13 +54,13 @@ def record_episode(
     if seed is not None:
         venv.seed(seed)
     obs: Any = venv.reset()
-    moments: list[Moment] = []
+    moments: list[EpisodeStep] = []
     score = 0.0
     while len(moments) < max_steps:
         actions, _ = model.predict(obs, deterministic=deterministic)
         single = {key: value[0] for key, value in obs.items()} if isinstance(obs, dict) else obs[0]
         frame = np.array(venv.get_images()[0])
-        moments.append(Moment(frame, model.predict_distribution(single), int(actions[0]), score))
+        moments.append(EpisodeStep(frame, model.predict_distribution(single), int(actions[0]), score))
         obs, rewards, dones, _ = venv.step(actions)
         score += float(rewards[0])
         if dones[0]:
@@ -68,14 +68,14 @@ def record_episode(
     return moments
 
 
-def _check(moments: Sequence[Moment], action_names: Sequence[str] | None) -> list[str]:
+def _check(moments: Sequence[EpisodeStep], action_names: Sequence[str] | None) -> list[str]:
     """:return: a name for each action"""
     if not moments:
         raise ValueError("moments=[] is no episode: use what record_episode returned.")
     return names_of(len(moments[0].distribution.values), action_names)
 
 
-def plot_film_strip(moments: Sequence[Moment], action_names: Sequence[str] | None = None, columns: int = 4) -> Figure:
+def plot_film_strip(moments: Sequence[EpisodeStep], action_names: Sequence[str] | None = None, columns: int = 4) -> Figure:
     """
     Draw moments of an episode, equally far apart, with the distributions below the frames.
 
@@ -108,7 +108,7 @@ def plot_film_strip(moments: Sequence[Moment], action_names: Sequence[str] | Non
 
 
 def save_film(
-    moments: Sequence[Moment],
+    moments: Sequence[EpisodeStep],
     path: str | Path,
     action_names: Sequence[str] | None = None,
     fps: int = 10,

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
-from sb3_distrl.checks import check_at_least
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.plotting.distribution import FONT, check_single, color_of, names_of, plot_distribution
+from sb3_distrl.validation import check_at_least
 
 FAN = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 PICTURELESS = ("stdout", "log", "json", "csv")

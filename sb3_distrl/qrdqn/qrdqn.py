@@ -10,12 +10,12 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch import nn
 
-from sb3_distrl.checks import check_at_least, whole_number
 from sb3_distrl.common.acceleration import autocast, fastest_layout
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
-from sb3_distrl.functional import Distortion, of_actions, quantile_huber_loss, quantile_midpoints
+from sb3_distrl.functional import Distortion, gather_actions, quantile_huber_loss, quantile_midpoints
+from sb3_distrl.validation import check_at_least, whole_number
 
 OVERRIDDEN = ("forward", "extract_features")  # what a network may do in another way than sb3-contrib's
 
@@ -163,7 +163,7 @@ class QRDQN(ValueAlgorithm):
                 next_quantiles = self._pass(self.q_net_target, batch.next_observations)
                 selecting = self._pass(self.q_net, batch.next_observations) if self.double_q else next_quantiles
         next_actions = measure(selecting, self._bootstrap_risk).argmax(dim=1)
-        return of_actions(quantiles, batch.actions.long().squeeze(1)), of_actions(next_quantiles, next_actions)
+        return gather_actions(quantiles, batch.actions.long().squeeze(1)), gather_actions(next_quantiles, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         quantiles, next_quantiles = self._quantiles(batch)

@@ -8,10 +8,10 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.checks import number, whole_number
 from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
 from sb3_distrl.functional import MEAN, Distortion
 from sb3_distrl.networks import NatureConv, Noise
+from sb3_distrl.validation import number, whole_number
 
 NO_DISTRIBUTION = (
     "policy_kwargs has distributional=False, so that there are values but no distributions: use distributional=True, or "

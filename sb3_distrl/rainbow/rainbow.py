@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, of_actions, project_categorical
+from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, gather_actions, project_categorical
 from sb3_distrl.networks import Noise
 from sb3_distrl.rainbow.policies import NO_DISTRIBUTION, CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
@@ -127,7 +127,7 @@ class Rainbow(ValueAlgorithm):
                 next_outputs = self.q_net_target.outputs(batch.next_observations, Noise.SHARED)
                 selecting = self.q_net.outputs(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
         next_actions = self.q_net.measure(selecting, self._bootstrap_risk).argmax(dim=1)
-        return of_actions(outputs.mT, batch.actions.long().squeeze(1)), of_actions(next_outputs.mT, next_actions)
+        return gather_actions(outputs.mT, batch.actions.long().squeeze(1)), gather_actions(next_outputs.mT, next_actions)
 
     def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         outputs, next_outputs = self._outputs(batch)

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
-from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.functional import as_distortion
+from sb3_distrl.validation import nearest
 from sb3_distrl.zoo import register
 
 COMMANDS = {

@@ -24,11 +24,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_distrl.checks import nearest
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.archives import is_checkpoint
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.envs import AtariVecEnv
+from sb3_distrl.validation import nearest
 from sb3_distrl.zoo.actors import ActorEnvMaker, MonitorOfActors, has_actors
 from sb3_distrl.zoo.settings import Hyperparams, Mergeable, hyperparams_file, read_entries
 from sb3_distrl.zoo.study import write_report

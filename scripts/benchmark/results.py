@@ -12,7 +12,7 @@ from shared import ROOT, locked, processor, versions
 
 from benchmark.suite import Run, Suite, respelled
 from benchmark.training import parts
-from sb3_distrl.common.files import replacing
+from sb3_distrl.common.files import atomic_write
 
 KEYS = ["algo", "env", "seed"]
 COLUMNS = [*KEYS, "step", "return_mean", "return_std", "episodes"]
@@ -131,7 +131,7 @@ class Results:
     def _write(self) -> None:
         text = io.StringIO()
         self.rows.to_csv(text, index=False, float_format="%.6g")
-        with replacing(self.origin) as path:
+        with atomic_write(self.origin) as path:
             path.write_text(yaml.safe_dump(dict(origins=self.origins, settings=self.settings), sort_keys=False, width=125))
-        with replacing(self.table) as path:  # last: it says which runs are done
+        with atomic_write(self.table) as path:  # last: it says which runs are done
             path.write_text(text.getvalue())

@@ -77,7 +77,7 @@ PARTS = {"stack": {"": IMAGE}, "vector": {"": VECTOR}, "dict": {"image": Part("l
 def test_streams_at_different_paces_hold_what_buffers_of_their_own_would(kind, optimize):
     """To the bit, priorities included, while the slower ones lag by many rounds of the rings."""
     sizes = [2, 1, 3]
-    lanes = np.split(np.arange(6), np.cumsum(sizes)[:-1])
+    env_ids = np.split(np.arange(6), np.cumsum(sizes)[:-1])
     streams = [Stream(PARTS[kind], n, optimize, seed) for seed, n in enumerate(sizes)]
     buffer = Stream.make_buffer(PARTS[kind], ROWS * 6, 6, optimize)
     rng = np.random.default_rng(9)
@@ -85,9 +85,9 @@ def test_streams_at_different_paces_hold_what_buffers_of_their_own_would(kind, o
         which = rng.choice(3, p=[0.7, 0.25, 0.05])
         block = streams[which].block(int(rng.integers(1, 8)))
         buffer.check_block(block, sizes[which])
-        buffer.add_block(lanes[which], block)
+        buffer.add_block(env_ids[which], block)
         buffer.check_valid()
-        for stream, envs in zip(streams, lanes, strict=True):
+        for stream, envs in zip(streams, env_ids, strict=True):
             for own, env in enumerate(envs if stream.whole._added[0] else ()):
                 found, expected = contents(buffer, env), contents(stream.whole, own)
                 both = min(len(found), len(expected))  # rings may lose more or fewer of the oldest

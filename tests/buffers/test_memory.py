@@ -23,7 +23,7 @@ def atari(size=1_000_000, optimize=True, n_envs=1, **kwargs):
 
 
 def free(monkeypatch, size):
-    monkeypatch.setattr("sb3_distrl.checks.available_memory", lambda: size)
+    monkeypatch.setattr("sb3_distrl.validation.available_memory", lambda: size)
 
 
 def add(buffer, n_envs=1):

@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.files import CHUNK, MAPPED, load_object, replacing, save_object, with_suffix
+from sb3_distrl.common.files import CHUNK, MAPPED, atomic_write, load_object, save_object, with_suffix
 from tests.common.envs import vec_env
 from tests.common.settings import make
 
@@ -84,9 +84,9 @@ def test_what_is_loaded_does_not_keep_the_file(buffer_class: Any, tmp_path: Path
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_save_leaves_the_former_file(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "file"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("former")
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
     assert path.read_text() == "former"

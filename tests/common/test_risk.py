@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.distribution import ValueDistribution
-from sb3_distrl.functional import MEAN, CVaR, Distortion, Norm, of_actions
+from sb3_distrl.functional import MEAN, CVaR, Distortion, Norm, gather_actions
 from tests.common.batches import B, hand_made_batch, loss_of, scramble
 from tests.common.envs import KINDS, vec_env
 from tests.common.settings import ALGORITHMS, SETTINGS, Setting, assert_same_parameters, make, snapshot
@@ -214,7 +214,7 @@ def test_targets_of_iqn_choose_at_distorted_fractions(double_q: bool) -> None:
         selecting = choosing.quantiles(choosing.encode(batch.next_observations), fixed).squeeze(1)
         taus = th.rand(len(fixed), 5)
         quantiles = model.q_net_target.quantiles(model.q_net_target.encode(batch.next_observations), taus)
-    assert th.allclose(targets, batch.rewards + of_actions(quantiles, selecting.argmax(dim=1)), atol=1e-5)
+    assert th.allclose(targets, batch.rewards + gather_actions(quantiles, selecting.argmax(dim=1)), atol=1e-5)
 
 
 class At(Distortion):

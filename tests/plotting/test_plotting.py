@@ -16,7 +16,7 @@ from sb3_distrl import IQN
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.envs import RiskyCrossing
 from sb3_distrl.plotting import (
-    Moment,
+    EpisodeStep,
     ValueDistributionCallback,
     plot_distribution,
     plot_film_strip,
@@ -45,7 +45,7 @@ def distribution(*shape: int, seed: int = 0) -> ValueDistribution:
 
 
 @pytest.fixture(scope="module")
-def moments() -> list[Moment]:
+def moments() -> list[EpisodeStep]:
     model = make(IQN, RiskyCrossing(), policy_kwargs=dict(net_arch=[8]))
     return record_episode(model, RiskyCrossing(render_mode="rgb_array"), 30, deterministic=False, seed=3)
 
@@ -110,7 +110,7 @@ def test_any_number_of_actions(n_actions: int, tmp_path: Path) -> None:
     drawn(plot_spread([0, 10, 20], dists), tmp_path)
 
 
-def test_an_episode_is_that_of_the_model(moments: list[Moment]) -> None:
+def test_an_episode_is_that_of_the_model(moments: list[EpisodeStep]) -> None:
     model = make(IQN, RiskyCrossing(), policy_kwargs=dict(net_arch=[8]))
     played = record_episode(model, RiskyCrossing(render_mode="rgb_array"), 30, seed=3)
     assert moments[0].score == 0 and len(moments) <= 30
@@ -130,7 +130,7 @@ def test_episodes_of_images_and_dicts(kind: str) -> None:
     assert 5 <= len(played) <= 8 and played[0].distribution.values.shape == (3, 9)
 
 
-def test_film_strip(moments: list[Moment], tmp_path: Path) -> None:
+def test_film_strip(moments: list[EpisodeStep], tmp_path: Path) -> None:
     figure = plot_film_strip(moments, NAMES, columns=3)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     n = len(moments)
@@ -139,7 +139,7 @@ def test_film_strip(moments: list[Moment], tmp_path: Path) -> None:
     assert len(plot_film_strip(moments[:1], NAMES).axes) == 3  # fewer moments than columns
 
 
-def test_film(moments: list[Moment], tmp_path: Path) -> None:
+def test_film(moments: list[EpisodeStep], tmp_path: Path) -> None:
     save_film(moments, tmp_path / "film.gif", NAMES, fps=5, every=2)
     film = Image.open(tmp_path / "film.gif")
     frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
@@ -164,7 +164,7 @@ def test_film(moments: list[Moment], tmp_path: Path) -> None:
         (lambda moments, path: ValueDistributionCallback(0), "freq=0 must be at least 1"),
     ],
 )
-def test_mistakes(draw: Any, says: str, moments: list[Moment], tmp_path: Path) -> None:
+def test_mistakes(draw: Any, says: str, moments: list[EpisodeStep], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says):
         draw(moments, tmp_path)
 
