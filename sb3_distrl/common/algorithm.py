@@ -1,32 +1,37 @@
-"""The base of all algorithms: SB3's DQN with everything around the loss that distributional variants share."""
+"""The base of all algorithms: how they learn."""
 
 from abc import abstractmethod
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import numpy as np
 import torch as th
 from gymnasium import Env
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_distrl.buffers import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
-from sb3_distrl.common.acceleration import compiled, fastest_layout, keep_freed_memory
-from sb3_distrl.common.acting import Acting
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.acceleration import autocast, keep_freed_memory
 from sb3_distrl.common.arguments import check_arguments, check_spaces, policy_arguments, refuse_vector_env, take_numbers
 from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.final_observations import FinalObservations
-from sb3_distrl.common.gradient_steps import NotFinite, check_seen, refusal, take_step, warn_of_no_gradient_step
+from sb3_distrl.common.gradient_steps import gradient_step, preprocess, skipped_steps, warn_of_no_gradient_step
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
-from sb3_distrl.common.overlap import discard_unread
-from sb3_distrl.common.policies import ValueNetwork, copy_buffers
-from sb3_distrl.common.replay import check_replay_buffer, default_class, make_replay_buffer
-from sb3_distrl.functional import Distortion
+from sb3_distrl.common.model import ValueModel
+from sb3_distrl.common.overlap import OverlapVecEnv
+from sb3_distrl.common.policies import OutputNetwork, copy_buffers
+from sb3_distrl.common.replay import check_replay_buffer, make_replay_buffer
+from sb3_distrl.common.stopping import StopAfterStoring, StoppableFreq
+from sb3_distrl.common.subproc import discard_unread
+from sb3_distrl.functional import Distortion, gather_actions
+from sb3_distrl.networks import Noise
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
@@ -34,9 +39,11 @@ NORM_EVERY = 10  # gradient steps between norms of gradients, where none are cli
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
 
 
-class ValueAlgorithm(Acting):
+class ValueAlgorithm(ValueModel):
     """
-    Value-based learning in SB3: sampling, weighting, replay ratio, logging. Subclasses bring the loss.
+    Value-based learning in SB3: sampling, weighting, replay ratio, logging, and gradient steps while environments step.
+
+    A subclass brings :meth:`loss`, and may override :meth:`targets`, :meth:`select_actions` and :meth:`policy_arguments`.
 
     All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
     vectorised step on its own, and that each update of the target network also copies the online network's buffers, such as
@@ -54,12 +61,12 @@ class ValueAlgorithm(Acting):
         ``gradient_steps``, and ``train_freq`` says after how many vectorised steps those that are due are done.
         SB3's ``train_freq`` counts vectorised steps: with ``replay_ratio=None``, 8 environments train 8 times less per
         transition than 1
-    :param overlap: do gradient steps while the environments step, see :class:`~sb3_distrl.common.overlap.Overlapping`;
+    :param overlap: do gradient steps while the environments step, see :class:`~sb3_distrl.common.overlap.OverlapVecEnv`;
         with SubprocVecEnv both run side by side. ``False`` is SB3's order
     :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
         and projections in float32), which is faster where the processor computes in it
     :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
-    :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.acting.Acting`: "mean",
+    :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.model.ValueModel`: "mean",
         "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
         :class:`~sb3_distrl.functional.risk.Distortion`
     :param bootstrap_risk: that by which targets choose the next action; ``None``: the same, as in IQN's paper
@@ -67,25 +74,28 @@ class ValueAlgorithm(Acting):
     """
 
     _learning = False  # whether learn() is at work
+    _deferred_steps = 0  # gradient steps to do during the next environment step
+    _defer_next = False  # whether train() defers what it is asked for
+    _overlap_env: OverlapVecEnv | None = None
 
     def __init__(
         self,
         policy: str | type[BasePolicy],
         env: GymEnv | str | None,
         *,
-        double_q: bool,
-        prioritized: bool,
-        alpha: float,
-        beta_initial: float,
-        beta_final: float,
-        beta_fraction: float,
-        replay_ratio: float | None,
-        overlap: bool,
-        precision: str,
-        compile: bool,
-        risk: str | Distortion,
-        bootstrap_risk: str | Distortion | None,
-        verbose: int,
+        double_q: bool = False,
+        prioritized: bool = False,
+        alpha: float = 0.5,
+        beta_initial: float = 0.4,
+        beta_final: float = 1.0,
+        beta_fraction: float = 1.0,
+        replay_ratio: float | None = None,
+        overlap: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
+        risk: str | Distortion = "mean",
+        bootstrap_risk: str | Distortion | None = None,
+        verbose: int = 0,
         **dqn_arguments: Any,
     ) -> None:
         self.double_q = double_q
@@ -110,30 +120,27 @@ class ValueAlgorithm(Acting):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Wrap an environment that the constructor, ``load()`` or ``set_env()`` is given, as in SB3."""
         refuse_vector_env(env)
         if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
             check_spaces(env.observation_space, env.action_space)
-        return Acting._wrap_env(env, verbose, monitor_wrapper)
+        return ValueModel._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         take_numbers(self)
         self._check_arguments()
+        self._deferred_steps = vars(self).pop("_put_off", self._deferred_steps)  # the name in files of 0.1.0
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.replay_buffer_class = self.replay_buffer_class or default_class(self.observation_space)
-        if self.replay_buffer is None and issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
-            self.replay_buffer = make_replay_buffer(self, self.replay_buffer_class)
+        make_replay_buffer(self)
         given = dict(n_steps=self.n_steps, policy_kwargs=self.policy_kwargs)
-        self.n_steps = 1  # SB3 would warn that it ignores n_steps: the buffer has it
-        self.policy_kwargs = self._policy_arguments()
+        self.n_steps, self.policy_kwargs = 1, self.policy_arguments()  # SB3 would warn of n_steps, which the buffer has
         super()._setup_model()
         vars(self).update(given)
         copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
         if self.exploration_fraction == 0:  # SB3's schedule would divide by it
             self.exploration_schedule = ConstantSchedule(self.exploration_final_eps)
 
-    def _policy_arguments(self) -> dict[str, Any]:
+    def policy_arguments(self) -> dict[str, Any]:
         """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
         return policy_arguments(self.policy_kwargs)
 
@@ -142,17 +149,11 @@ class ValueAlgorithm(Acting):
         return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
 
     def _check_arguments(self) -> None:
-        """:raises ValueError: naming the argument, its value and the remedy"""
         self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
         check_arguments(self)
 
     def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
     ) -> tuple[int, BaseCallback]:
         buffer = self.replay_buffer
         assert buffer is not None
@@ -161,15 +162,37 @@ class ValueAlgorithm(Acting):
             end_episodes(buffer)
         if self.env is not None:
             discard_unread(self.env)
-        optimize_memory_usage = self.optimize_memory_usage
+        given = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
-            self.optimize_memory_usage = False  # SB3 would do likewise to its own buffer, with a warning
+            self.optimize_memory_usage = False  # SB3 would warn of what it does to its own buffers
         try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
         finally:
-            self.optimize_memory_usage = optimize_memory_usage
+            self.optimize_memory_usage = given
 
     # Collecting
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, *args: Any, **kwargs: Any
+    ) -> RolloutReturn:
+        """
+        Collect transitions, as in SB3, and do deferred gradient steps meanwhile. The step at which a callback stops training
+        is stored, too.
+        """
+        self._defer_next, stoppable = False, StoppableFreq(*train_freq)
+        overlap = self.overlap and not isinstance(self.replay_buffer, HerReplayBuffer)
+        if not overlap:
+            self._do_deferred_steps()  # a model may have been saved with some
+        elif self._overlap_env is None or self._overlap_env.venv is not env:
+            self._overlap_env = OverlapVecEnv(env, WeakMethod(self._do_deferred_steps))
+        envs = self._overlap_env if overlap and self._overlap_env is not None else env
+        try:
+            rollout = super().collect_rollouts(envs, StopAfterStoring(callback, stoppable), stoppable, *args, **kwargs)
+        except BaseException:
+            self._last_obs = None  # the environment may be a step ahead: the next learn() resets it
+            raise
+        self._defer_next = overlap and not stoppable.stopped and self.num_timesteps < self._total_timesteps
+        return rollout._replace(continue_training=not stoppable.stopped)
 
     def _store_transition(
         self,
@@ -180,24 +203,16 @@ class ValueAlgorithm(Acting):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        Store a transition, as in SB3, which asks VecNormalize for the original observations. They have the wrong shape where
-        SB3 wrapped VecNormalize in VecTransposeImage. With ``norm_obs=False`` the model's are the original ones.
-        """
-        assert self.env is not None
-        self._final_observations.look(self.env, dones)
+        # SB3 asks VecNormalize for the original observations, which have the wrong shape where it wrapped VecNormalize in
+        # VecTransposeImage. With norm_obs=False the model's are the original ones
+        self._final_observations.look(self.env, dones)  # type: ignore[arg-type]
         normalize = self._vec_normalize_env
-        if normalize is None or normalize.norm_obs:
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-            return
-        self._vec_normalize_env = None
         try:
-            reward = normalize.get_original_reward()
+            if normalize is not None and not normalize.norm_obs:
+                self._vec_normalize_env, reward = None, normalize.get_original_reward()
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         finally:
             self._vec_normalize_env = normalize
-
-    # Learning
 
     @property
     def beta(self) -> float:
@@ -206,12 +221,35 @@ class ValueAlgorithm(Acting):
         return sorted((self.beta_initial, beta, self.beta_final))[1]  # rounding may take it beyond them
 
     @abstractmethod
-    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+    def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         """
-        :param batch: n-step transitions, with preprocessed observations
+        The loss of a batch, to be differentiated. Actors of Ape-X compute their initial priorities by it, without gradient.
+
+        :param batch: n-step transitions, with observations preprocessed by the online network, shape [B, ...]
         :param bootstrap: what the value of the next state counts, gamma^n, and 0 after a termination; shape [B, 1]
-        :return: losses, priorities and values of the batch
+        :return: one loss, one priority and one value for each transition
         """
+
+    def targets(self, batch: Samples, bootstrap: th.Tensor) -> Any:
+        """
+        What :meth:`loss` moves the returns of the actions taken towards, without gradient; arguments are the same.
+
+        :return: in QRDQN and IQN samples of the return, shape [B, M]; in Rainbow atoms and probabilities, both [B, Z]
+        """
+        raise NotImplementedError
+
+    def outputs(self, network: OutputNetwork, inputs: PyTorchObs) -> th.Tensor:
+        """:return: the network's outputs in a gradient step: with noise, in ``precision``; shape [B, A, Z], float32"""
+        with autocast(self.precision, self.device):
+            return network.outputs(inputs, Noise.SHARED)
+
+    def next_outputs(self, batch: Samples) -> th.Tensor:
+        """:return: the target network's outputs for the greedy next actions (``double_q``: the online one's), shape [B, Z]"""
+        assert isinstance(self.q_net, OutputNetwork) and isinstance(self.q_net_target, OutputNetwork)
+        outputs = self.outputs(self.q_net_target, batch.next_observations)
+        selecting = self.outputs(self.q_net, batch.next_observations) if self.double_q else outputs
+        actions = self.select_actions(self.q_net.risk_values(selecting, self.target_risk))
+        return gather_actions(outputs.mT, actions)
 
     def _on_step(self) -> None:
         super()._on_step()
@@ -220,87 +258,54 @@ class ValueAlgorithm(Acting):
         if self.replay_ratio is not None and self.num_timesteps > self.learning_starts:
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 
-    def _due(self) -> int:
+    def steps_due(self) -> int:
         """:return: gradient steps that ``replay_ratio`` asks for now"""
         return int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
 
-    def _train(self, gradient_steps: int, batch_size: int) -> None:
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        """
+        Do gradient steps; with ``overlap``, ``learn()`` defers them, and with ``replay_ratio`` it does those that are due.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each batch
+        """
+        if self._defer_next:
+            self._deferred_steps, self._defer_next = gradient_steps, False
+            return
         if self.replay_ratio is not None and self._learning:
-            gradient_steps = self._due()
+            gradient_steps = self.steps_due()
             self._gradient_steps_due -= gradient_steps
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         for _ in range(gradient_steps):
-            self._gradient_step(self._sample(batch_size))
+            self.gradient_step(self.sample(batch_size))
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self._metrics.count // LOG_EVERY > (self._metrics.count - gradient_steps) // LOG_EVERY:
             self._record_metrics()
 
-    def _sample(self, batch_size: int) -> Samples:
+    def sample(self, batch_size: int) -> Samples:
+        """:return: a batch of the replay buffer, normalised and preprocessed, as :meth:`loss` takes it"""
         assert self.replay_buffer is not None
-        kwargs = dict(beta=self.beta) if self.prioritized else {}
-        return self._preprocessed(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **kwargs))
+        beta = dict(beta=self.beta) if self.prioritized else {}
+        return preprocess(self.q_net, self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **beta))
 
-    def _preprocessed(self, batch: Samples) -> Samples:
-        obs, next_obs = self._inputs(batch.observations), self._inputs(batch.next_observations)
-        return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
+    def gradient_step(self, batch: Samples) -> None:
+        """Minimise the loss of a batch of :meth:`sample`, hand on its priorities, and keep the metrics."""
+        self._metrics.add(gradient_step(self, batch, measure_norm=self._metrics.count % NORM_EVERY == 0))
 
-    def _inputs(self, obs: PyTorchObs) -> PyTorchObs:
-        """
-        :param obs: shape [B, ...]
-        :return: preprocessed by the online network, once for all passes, and outside of what is compiled
-        """
-        own = type(self.q_net).preprocess is not ValueNetwork.preprocess  # which may depend on the layout
-        return self.q_net.preprocess(obs if own else fastest_layout(obs, self.q_net))
-
-    def _evaluate(self, batch: Samples) -> Loss:
-        """
-        :param batch: preprocessed
-        :return: what the algorithm's loss says of it
-        """
-        discounts = self.gamma if batch.discounts is None else batch.discounts
-        loss_fn = compiled(type(self)._loss, self.device.type) if self.compile else type(self)._loss
-        return loss_fn(self, batch, (1 - batch.dones) * discounts)
-
-    def _gradient_step(self, batch: Samples) -> None:
-        losses, priorities, q_values, metrics = self._evaluate(batch)
-        if self.prioritized:
-            assert isinstance(batch, PrioritizedReplayBufferSamples)
-            weights = batch.weights.squeeze(1)
-            loss = (weights * losses).mean()
-            metrics = {**metrics, "weight_mean": weights.mean()}
-        else:
-            loss = losses.mean()
-
-        optimizer, measure = self.policy.optimizer, self._metrics.count % NORM_EVERY == 0
-        seen = {"priorities": priorities.max()} if self.prioritized else {}
-        try:
-            metrics = {**metrics, **take_step(optimizer, self.q_net, loss, seen, self.max_grad_norm, measure)}
-            if self.prioritized:
-                priorities = priorities.cpu()  # which the buffer needs anyway
-                if "skipped" in metrics:
-                    check_seen({"priorities": priorities.max()})
-        except NotFinite as error:
-            what = f"{error} is not finite in gradient step {self._n_updates + 1}"
-            raise refusal(what, self.q_net, optimizer.param_groups[0]["lr"], batch) from None
-        if self.prioritized:
-            self.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[union-attr]
-        self._metrics.add({"loss": loss, "q_mean": q_values.mean(), **metrics})
-
-    # Logging and saving
+    def _do_deferred_steps(self) -> None:
+        gradient_steps, self._deferred_steps = self._deferred_steps, 0
+        if gradient_steps > 0 and self.replay_buffer.size() > 0:  # type: ignore[union-attr]  # one may load a model without it
+            self.train(gradient_steps, self.batch_size)
+            self.policy.set_training_mode(False)  # as SB3 has it while it collects
 
     def _record_metrics(self) -> dict[str, float]:
-        """
-        Hand the metrics since the last log to the logger, as ``train/<name>``.
-
-        :return: them
-        """
+        """Hand the metrics since the last log to the logger, and return them."""
         metrics = self._metrics.values()
         if skipped := metrics.pop("skipped", 0.0):
             steps, self._metrics = self._metrics.count, RunningMetrics()
-            what = f"Losses or gradients were not finite in {skipped:.1%} of the last {steps} gradient steps"
-            raise refusal(what, self.q_net, self.policy.optimizer.param_groups[0]["lr"])
+            raise skipped_steps(self, skipped, steps)
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         if self.prioritized:
@@ -322,28 +327,28 @@ class ValueAlgorithm(Acting):
         progress_bar: bool = False,
     ) -> SelfValueAlgorithm:
         """
-        Learn; arguments as in SB3, but for two defaults.
+        Learn, as in SB3.
 
         :param total_timesteps: environment steps over all environments; by default the budget of the papers, 200M Atari
             frames, which the schedules' default fractions are made for
-        :param callback: called at every step
-        :param log_interval: episodes between logs
         :param tb_log_name: name of the TensorBoard run; by default that of the algorithm
-        :param reset_num_timesteps: start anew, or go on counting
-        :param progress_bar: show one (needs tqdm and rich)
         :return: the model
         """
-        tb_log_name = tb_log_name or type(self).__name__
         updates, self._learning = self._n_updates, True
+        name = tb_log_name or type(self).__name__
         try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
         finally:
             self._learning = False
         if "skipped" in self._metrics.totals:
             self._record_metrics()  # raises if a step was skipped
-        if self._n_updates == updates and self._num_timesteps_at_start < self.num_timesteps >= self._total_timesteps:
-            warn_of_no_gradient_step(self, total_timesteps, self._due())
+        if self._n_updates == updates:
+            warn_of_no_gradient_step(self, total_timesteps)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_overlap_env": None}  # so that models can be copied, which SB3's wrappers cannot
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_metrics", "_learning", "_final_observations"]
+        own = "_metrics", "_learning", "_final_observations", "_defer_next", "_overlap_env"
+        return [*super()._excluded_save_params(), *own]

@@ -82,6 +82,23 @@ def refuse_vector_env(env: Any) -> None:
         )
 
 
+def as_arrays(observation: Any) -> np.ndarray | dict[str, np.ndarray]:
+    """
+    :param observation: that ``predict`` was given; lists and numbers are taken, too
+    :return: the same in arrays
+    :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
+    """
+    if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+        raise ValueError(
+            "You have passed a tuple to the predict() function instead of a Numpy array or a Dict. It is what reset() of "
+            "a Gymnasium environment returns: use `obs, info = env.reset()`, and pass obs. reset() of SB3's VecEnv "
+            "returns obs alone."
+        )
+    if isinstance(observation, dict):
+        return {key: np.asarray(part) for key, part in observation.items()}
+    return np.asarray(observation)
+
+
 def check_images(model: ValueAlgorithm) -> None:
     """
     :param model: with its arguments as attributes, before networks are made

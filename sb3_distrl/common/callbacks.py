@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_distrl.common.resumable import Resumable
+from sb3_distrl.common.model import ValueModel
 from sb3_distrl.validation import check_at_least
 
 
@@ -49,7 +49,7 @@ class RollingCheckpointCallback(BaseCallback):
     :raises ValueError: for arguments out of range
     """
 
-    model: Resumable
+    model: ValueModel
 
     def __init__(
         self, save_freq: int, folder: str | Path, name_prefix: str = "checkpoint", keep: int = 2, verbose: int = 0
@@ -60,7 +60,7 @@ class RollingCheckpointCallback(BaseCallback):
         self.save_freq, self.folder, self.name_prefix, self.keep = save_freq, Path(folder), name_prefix, keep
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, Resumable):
+        if not isinstance(self.model, ValueModel):
             raise ValueError(
                 f"model={type(self.model).__name__} cannot be resumed exactly: use sb3_distrl's algorithms, or SB3's "
                 "CheckpointCallback."

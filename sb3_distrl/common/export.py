@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_distrl.common.policies import ValueNetwork
 from sb3_distrl.functional import Distortion
 
 
@@ -18,20 +19,14 @@ class GreedyPolicy(nn.Module):
     always one. Names of Dict observations are kept. All risk measures of this library can be exported.
 
     :param network: value network; it is copied, so that training on does not change the policy
-    :param acting_values: of a network, observations, whether deterministic, and a risk measure: what greedy actions
-        maximise, shape [B, A]
+    :param select_actions: of the algorithm, from values of shape [B, A]
     :param risk: measure of the return
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        acting_values: Callable[[nn.Module, PyTorchObs, bool, Distortion], th.Tensor],
-        risk: Distortion,
-    ) -> None:
+    def __init__(self, network: ValueNetwork, select_actions: Callable[[th.Tensor], th.Tensor], risk: Distortion) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self.acting_values = acting_values
+        self.select_actions = select_actions
         self.risk = risk
         self.eval()
 
@@ -41,5 +36,5 @@ class GreedyPolicy(nn.Module):
             Shape [B, ...]; a dict of such tensors for a Dict space
         :return: actions, shape [B], and the values that they maximise, as of ``model.q_values``, shape [B, A]
         """
-        values = self.acting_values(self.network, observations, True, self.risk)
-        return values.argmax(dim=1), values
+        values = self.network.acting_values(observations, risk=self.risk)
+        return self.select_actions(values), values

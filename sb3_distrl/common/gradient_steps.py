@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.common.acceleration import clip_gradients
-from sb3_distrl.common.loss import Samples
+from sb3_distrl.common.acceleration import clip_gradients, compiled, fastest_layout
+from sb3_distrl.common.loss import Loss, Samples
+from sb3_distrl.common.policies import ValueNetwork
 
 if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
@@ -32,55 +33,96 @@ def reading_waits(optimizer: th.optim.Optimizer, device: th.device) -> bool:
     return device.type == "cuda" and all(group.get("fused") for group in optimizer.param_groups)
 
 
-def take_step(
-    optimizer: th.optim.Optimizer,
-    network: th.nn.Module,
-    loss: th.Tensor,
-    seen: dict[str, th.Tensor],
-    max_grad_norm: float | None,
-    measure: bool,
-) -> dict[str, th.Tensor]:
+def preprocess(network: ValueNetwork, batch: Samples) -> Samples:
     """
-    Take a gradient step, unless the loss, its gradients, or something else that was seen is not finite.
+    :param network: the online network
+    :param batch: of the replay buffer
+    :return: the same with observations preprocessed, once for all passes, and outside of what is compiled
+    """
+    own = type(network).preprocess is not ValueNetwork.preprocess  # which may depend on the layout
+    obs, next_obs = (
+        network.preprocess(each if own else fastest_layout(each, network))
+        for each in (batch.observations, batch.next_observations)
+    )
+    return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
 
-    :param optimizer: of the network
-    :param network: whose gradients are clipped
-    :param loss: scalar
-    :param seen: other scalars that must be finite, by name
-    :param max_grad_norm: how long all gradients may be together; ``None`` leaves them as they are
-    :param measure: whether the norm of the gradients is wanted, where it is not needed
-    :return: metrics: the norm, if it was measured, and, where the device decides, 1 for a step that was ``skipped``
-    :raises NotFinite: where reading does not wait for the device, if the step was not taken
+
+def evaluate(model: ValueAlgorithm, batch: Samples) -> Loss:
     """
-    on_device = reading_waits(optimizer, loss.device)
-    optimizer.zero_grad()
-    loss.backward()
-    seen, metrics = {"loss": loss.detach(), **seen}, {}
-    large = not on_device and not loss.item() < LARGE_LOSS
-    if large or measure or max_grad_norm is not None:
-        seen["grad_norm"] = metrics["grad_norm"] = clip_gradients(network, max_grad_norm)
-    if on_device:
-        metrics["skipped"] = step_where_finite(optimizer, seen)
+    :param model: the algorithm
+    :param batch: preprocessed
+    :return: the algorithm's loss of it, compiled if the model says so
+    """
+    discounts = model.gamma if batch.discounts is None else batch.discounts
+    loss = compiled(type(model).loss, model.device.type) if model.compile else type(model).loss
+    return loss(model, batch, (1 - batch.dones) * discounts)
+
+
+def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> dict[str, th.Tensor]:
+    """
+    Minimise the algorithm's loss of a batch, weighted by importance sampling, and hand the priorities to the replay buffer;
+    unless the loss, its gradients or the priorities are not finite.
+
+    :param model: the algorithm
+    :param batch: preprocessed
+    :param measure_norm: whether the norm of the gradients is wanted as a metric, where clipping does not need it
+    :return: scalars to log; where the device decides, 1 for a step that was ``skipped``
+    :raises ValueError: where reading does not wait for the device, if the step was not taken
+    """
+    losses, priorities, q_values, metrics, extra = evaluate(model, batch)
+    if model.prioritized:
+        weights = batch.weights.squeeze(1)  # type: ignore[union-attr]
+        loss = (weights * losses).mean()
+        metrics = {**metrics, "weight_mean": weights.mean()}
     else:
-        check_seen(seen)
-        optimizer.step()
-    return metrics
+        loss = losses.mean()
+    optimizers = [model.policy.optimizer, *(getattr(model.policy, name) for name in extra)]
+    on_device = all(reading_waits(optimizer, loss.device) for optimizer in optimizers)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    seen = {"loss": loss.detach(), **({"priorities": priorities.max()} if model.prioritized else {})}
+    large = not on_device and not loss.item() < LARGE_LOSS
+    if large or measure_norm or model.max_grad_norm is not None:
+        seen["grad_norm"] = clip_gradients(model.q_net, model.max_grad_norm)
+        metrics = {**metrics, "grad_norm": seen["grad_norm"]}
+    for name, extra_loss in extra.items():  # their gradients are not clipped
+        extra_loss.backward()
+        seen[name] = extra_loss.detach()
+    try:
+        if on_device:
+            metrics = {**metrics, "skipped": step_where_finite(optimizers, seen)}
+        else:
+            check_seen(seen)
+            for optimizer in optimizers:
+                optimizer.step()
+        if model.prioritized:
+            priorities = priorities.cpu()  # which the buffer needs anyway
+            if on_device:
+                check_seen({"priorities": priorities.max()})
+    except NotFinite as error:
+        what = f"{error} is not finite in gradient step {model._n_updates + 1}"
+        raise refusal(what, model.q_net, model.policy.optimizer.param_groups[0]["lr"], batch) from None
+    if model.prioritized:
+        model.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[attr-defined, union-attr]
+    return {"loss": loss, "q_mean": q_values.mean(), **metrics}
 
 
-def step_where_finite(optimizer: th.optim.Optimizer, seen: dict[str, th.Tensor]) -> th.Tensor:
+def step_where_finite(optimizers: list[th.optim.Optimizer], seen: dict[str, th.Tensor]) -> th.Tensor:
     """
     Take a gradient step, unless one of the numbers is not finite; nothing is read from the device.
 
-    :param optimizer: a fused one, which skips a step as torch's ``GradScaler`` has it do
+    :param optimizers: fused ones, which skip a step as torch's ``GradScaler`` has them do
     :param seen: scalars by name
     :return: 1 if it was skipped, else 0
     """
     skipped = 1.0 - th.stack(list(seen.values())).isfinite().all().float()
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.found_inf  # type: ignore[attr-defined]
+    for optimizer in optimizers:
+        optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf  # type: ignore[attr-defined]
     return skipped
 
 
@@ -123,18 +165,30 @@ def refusal(what: str, network: th.nn.Module, learning_rate: float, batch: Sampl
     )
 
 
-def warn_of_no_gradient_step(model: ValueAlgorithm, total_timesteps: int, due: int) -> None:
+def skipped_steps(model: ValueAlgorithm, share: float, steps: int) -> ValueError:
+    """
+    :param model: whose optimizer has skipped gradient steps
+    :param share: of the last steps that were skipped
+    :param steps: how many these are
+    :return: an error that says so
+    """
+    what = f"Losses or gradients were not finite in {share:.1%} of the last {steps} gradient steps"
+    return refusal(what, model.q_net, model.policy.optimizer.param_groups[0]["lr"])
+
+
+def warn_of_no_gradient_step(model: ValueAlgorithm, total_timesteps: int) -> None:
     """
     Say why training has done no gradient step, unless none was asked for.
 
     :param model: whose training has just ended
     :param total_timesteps: of ``learn()``
-    :param due: gradient steps that ``replay_ratio`` asks for now
     """
+    if not model._num_timesteps_at_start < model.num_timesteps >= model._total_timesteps:
+        return  # it was stopped
     if model.num_timesteps <= model.learning_starts and model.gradient_steps != 0:
         reason = f"learning_starts={model.learning_starts} environment steps come before the first"
         remedy = "a smaller learning_starts or a larger total_timesteps"
-    elif model.replay_ratio is not None and due == 0:
+    elif model.replay_ratio is not None and model.steps_due() == 0:
         reason = f"replay_ratio={model.replay_ratio} asks for less than one after learning_starts={model.learning_starts}"
         remedy = "a larger replay_ratio or total_timesteps"
     else:

@@ -1,4 +1,4 @@
-"""What a loss takes, and what it says."""
+"""What a loss takes, and what it returns."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,20 @@ Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBuffe
 
 
 class Loss(NamedTuple):
-    """What an algorithm's loss says of a batch; ``metrics`` are further scalars to log as ``train/<name>``."""
+    """
+    What an algorithm's loss says of a batch.
 
-    losses: th.Tensor  # [B], with gradient
-    priorities: th.Tensor  # [B], non-negative
-    q_values: th.Tensor  # [B], expected returns of the actions taken
-    metrics: dict[str, th.Tensor]
+    :param losses: one for each sample, which the importance-sampling weights multiply, with gradient, shape [B]
+    :param priorities: for the replay buffer, non-negative, shape [B]
+    :param q_values: expected returns of the actions taken, to log, shape [B]
+    :param metrics: further scalars to log as ``train/<name>``; of what is named ``*_min`` or ``*_max`` the extreme is logged,
+        of all others the mean
+    :param extra: further scalar losses, each with an optimizer of its own: by the name that the policy has it under, such as
+        "fraction_optimizer"
+    """
+
+    losses: th.Tensor
+    priorities: th.Tensor
+    q_values: th.Tensor
+    metrics: dict[str, th.Tensor] = {}  # noqa: RUF012
+    extra: dict[str, th.Tensor] = {}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""The value network and the policy that Rainbow and IQN share."""
+"""The value network and the policy that all algorithms share."""
 
 import inspect
 from abc import abstractmethod
@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_distrl.functional import MEAN, Distortion
+from sb3_distrl.functional import MEAN, Distortion, greedy_actions
 from sb3_distrl.networks import DEFAULT_NET_ARCH, MLP, DuelingHead, Head, Noise, NoisyLinear
 from sb3_distrl.validation import number
 
@@ -38,6 +38,14 @@ def adam_arguments(optimizer_class: type[th.optim.Optimizer], given: dict[str, A
     return arguments
 
 
+def optimizers_of(policy: nn.Module) -> dict[str, th.optim.Optimizer]:
+    """
+    :param policy: policy
+    :return: its optimizers, by the names of the attributes
+    """
+    return {name: value for name, value in vars(policy).items() if isinstance(value, th.optim.Optimizer)}
+
+
 @th.no_grad()
 def copy_buffers(source: nn.Module, target: nn.Module) -> None:
     """
@@ -52,14 +60,15 @@ def copy_buffers(source: nn.Module, target: nn.Module) -> None:
 
 class ValueNetwork(BasePolicy):
     """
-    Features, then the shared hidden layers, then the head with the last hidden layer.
+    The contract of all value networks: features, then the shared hidden layers, then the head with the last hidden layer.
 
     Of ``net_arch``, all but the last layer are shared, and each stream of the head has a last layer of its own. With
     images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
     in the papers. All these layers are noisy ones where ``noisy``; those of a features extractor are as it makes them.
 
-    Subclasses may override :meth:`preprocess`, :meth:`encode` and what computes outputs from features: acting and learning
-    use the same. In learning, the online network preprocesses each batch once, for the target network as well.
+    Acting and learning use the same methods, and subclasses may override any of them: :meth:`preprocess`, :meth:`encode`, and
+    what computes values from features (:meth:`OutputNetwork.outputs`, ``quantiles`` in IQN). In learning, the online network
+    preprocesses each batch once, for the target network as well.
 
     :param observation_space: observation space
     :param action_space: action space, with A actions
@@ -76,6 +85,7 @@ class ValueNetwork(BasePolicy):
     """
 
     action_space: spaces.Discrete
+    actions_last: ClassVar[bool] = False  # see Head
 
     def __init__(
         self,
@@ -94,19 +104,20 @@ class ValueNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
-        if type(self).forward is not ValueNetwork.forward:
+        if not type(self).forward.__module__.startswith("sb3_distrl."):
             raise ValueError(
                 f"{type(self).__name__} overrides forward, but neither acting nor learning calls it: override encode, or "
-                "outputs (of Rainbow's network) or quantiles (of IQN's)."
+                "outputs (of Rainbow's and QRDQN's networks) or quantiles (of IQN's)."
             )
         if noisy and not number("noisy_std", noisy_std, "use e.g. 0.5, or noisy=False") > 0:
             raise ValueError(f"noisy_std={noisy_std} must be positive: use e.g. 0.5, or noisy=False.")
         linear = partial(NoisyLinear, noisy_std=noisy_std) if noisy else nn.Linear
         self.features_dim, self.net_arch, self.activation_fn = features_dim, net_arch, activation_fn
         self.dueling, self.noisy, self.noisy_std = dueling, noisy, noisy_std
-        head = DuelingHead if dueling else Head
         self.trunk = MLP(features_dim, net_arch[:-1], None, activation_fn, linear)
-        self.head = head(self.trunk.out_features, net_arch[-1:], int(action_space.n), n_outputs, activation_fn, linear)
+        self.head = (DuelingHead if dueling else Head)(
+            self.trunk.out_features, net_arch[-1:], int(action_space.n), n_outputs, activation_fn, linear, self.actions_last
+        )
 
     def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         """
@@ -133,11 +144,10 @@ class ValueNetwork(BasePolicy):
         return self.acting_values(obs)
 
     @abstractmethod
-    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
+    def distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """
         :param obs: observations, shape [B, ...]
-        :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: atoms of the return and their probabilities, both of shape [B, A, Z]
+        :return: atoms of the return and their probabilities, without noise, both of shape [B, A, Z]
         :raises ValueError: if the network has no distributions
         """
 
@@ -145,17 +155,41 @@ class ValueNetwork(BasePolicy):
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         """
         :param obs: observations, shape [B, ...]
-        :param deterministic: without noise
+        :param deterministic: without noise or draws of fractions
         :param risk: measure of the return
         :return: what greedy actions maximise, shape [B, A]
         """
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        return self.acting_values(observation, deterministic).argmax(dim=1)
+        return greedy_actions(self.acting_values(observation, deterministic))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("features_extractor", "features_dim", "net_arch", "activation_fn", "dueling", "noisy", "noisy_std")
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
+
+
+class OutputNetwork(ValueNetwork):
+    """A value network whose head gives Z outputs for each action, which describe the distribution of its return."""
+
+    def outputs(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
+        """
+        :param inputs: of :meth:`preprocess`, shape [B, ...]
+        :param noise: see :class:`~sb3_distrl.networks.Noise`
+        :return: such as logits, quantiles or values, shape [B, A, Z]
+        """
+        return self.head(self.encode(inputs, noise), noise)
+
+    @abstractmethod
+    def risk_values(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
+        """
+        :param outputs: of :meth:`outputs`, shape [B, A, Z]
+        :param risk: measure of the return
+        :return: the measure of each action's return, shape [B, A]
+        """
+
+    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
+        noise = Noise.OFF if deterministic else Noise.PER_ROW
+        return self.risk_values(self.outputs(self.preprocess(obs), noise), risk)
 
 
 class ValuePolicy(DQNPolicy):
@@ -179,6 +213,7 @@ class ValuePolicy(DQNPolicy):
 
     network_class: ClassVar[type[ValueNetwork]]
     default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    default_net_arch: ClassVar[dict[type[BaseFeaturesExtractor], list[int]]] = DEFAULT_NET_ARCH
     adam_eps: ClassVar[float]
     q_net: ValueNetwork  # type: ignore[assignment]
     q_net_target: ValueNetwork  # type: ignore[assignment]
@@ -199,10 +234,10 @@ class ValuePolicy(DQNPolicy):
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
-        if DEFAULT_NET_ARCH.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
+        if self.default_net_arch.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
             net_arch = [features_extractor_kwargs.pop("features_dim"), *(net_arch or [])]
         if net_arch is None:
-            net_arch = DEFAULT_NET_ARCH.get(features_extractor_class, [64, 64])
+            net_arch = self.default_net_arch.get(features_extractor_class, [64, 64])
         optimizer_kwargs = adam_arguments(optimizer_class, optimizer_kwargs, self.adam_eps)
         self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks
         super().__init__(

@@ -15,30 +15,26 @@ if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
 
 
-def default_class(observation_space: spaces.Space) -> type[PrioritizedReplayBuffer]:
+def make_replay_buffer(model: ValueAlgorithm) -> None:
     """
-    :param observation_space: of the environment
-    :return: the class of this library's buffer for it
-    """
-    return PrioritizedDictReplayBuffer if isinstance(observation_space, spaces.Dict) else PrioritizedReplayBuffer
+    Give the model a replay buffer of this library with its settings, unless it has one, or makes one of SB3's.
 
-
-def make_replay_buffer(model: ValueAlgorithm, buffer_class: type[PrioritizedReplayBuffer]) -> PrioritizedReplayBuffer:
+    :param model: with its arguments as attributes
     """
-    :param model: to make it for, with its arguments as attributes
-    :param buffer_class: of the buffer
-    :return: a replay buffer with the settings of the model
-    """
-    frames_once = model.optimize_memory_usage
-    return buffer_class(
-        model.buffer_size,
-        model.observation_space,
-        model.action_space,
-        device=model.device,
-        n_envs=model.n_envs,
-        optimize_memory_usage=has_images(model.observation_space) if frames_once is None else frames_once,
-        **{**model.buffer_settings(), **model.replay_buffer_kwargs},
-    )
+    space, frames_once = model.observation_space, model.optimize_memory_usage
+    if model.replay_buffer_class is None:
+        own = PrioritizedDictReplayBuffer if isinstance(space, spaces.Dict) else PrioritizedReplayBuffer
+        model.replay_buffer_class = own
+    if model.replay_buffer is None and issubclass(model.replay_buffer_class, PrioritizedReplayBuffer):
+        model.replay_buffer = model.replay_buffer_class(
+            model.buffer_size,
+            space,
+            model.action_space,
+            device=model.device,
+            n_envs=model.n_envs,
+            optimize_memory_usage=has_images(space) if frames_once is None else frames_once,
+            **{**model.buffer_settings(), **model.replay_buffer_kwargs},
+        )
 
 
 def has_images(space: spaces.Space) -> bool:

@@ -1,6 +1,6 @@
 """Ape-X (Horgan et al. 2018): many actors, one learner with one prioritized replay."""
 
-import importlib.util
+import copy
 import math
 import warnings
 from pathlib import Path
@@ -9,21 +9,26 @@ from typing import Any, TypeVar
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.archives import whole_model
+from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.checkpoints import whole_model
+from sb3_distrl.common.finite import check_weights
+from sb3_distrl.distributed.arguments import check_arguments, ratio_without_actors
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
-from sb3_distrl.distributed.learner import Learner
-from sb3_distrl.distributed.worker import ActorSpec, epsilon_ladder
+from sb3_distrl.distributed.learner import Intake
+from sb3_distrl.distributed.saved_model import SavedModel
+from sb3_distrl.distributed.worker import ActorSpec, Report, Weights, epsilon_ladder
 from sb3_distrl.iqn import IQN
 from sb3_distrl.qrdqn import QRDQN
 from sb3_distrl.rainbow import Rainbow
-from sb3_distrl.validation import check_at_least, check_fraction, number, whole_number
 
 SelfApeX = TypeVar("SelfApeX", bound="ApeX")
 
-COLLECTORS = ("ray", "local")
+LOOK_EVERY = 10  # gradient steps between looks at what actors have sent
 # What actors do in another way
 REPLACED = {
     **dict.fromkeys(
@@ -33,7 +38,7 @@ REPLACED = {
 }
 
 
-class ApeX(Learner):
+class ApeX(ValueAlgorithm):
     """
     Distributed Prioritized Experience Replay (Horgan et al. 2018, https://arxiv.org/abs/1803.00933) for an algorithm of this
     library: ``ApeXRainbow``, ``ApeXIQN`` and ``ApeXQRDQN``, or ``class Mine(ApeX, MyAlgorithm)``.
@@ -89,6 +94,11 @@ class ApeX(Learner):
     :raises ImportError: if Ray is not installed
     """
 
+    env: ActorEnvs
+    replay_buffer: PrioritizedReplayBuffer
+    is_actor = False
+    _intake: Intake | None = None  # while actors are at work
+
     def __init__(
         self,
         policy: Any,
@@ -136,52 +146,16 @@ class ApeX(Learner):
 
     def _check_arguments(self) -> None:
         if not self.is_actor:
-            self._check_arguments_of_actors()
+            check_arguments(self)
+            if self.replay_ratio is None:
+                self.replay_ratio, self.gradient_steps = ratio_without_actors(self.train_freq, self.gradient_steps), 1
+            greediest = float(self._epsilons()[-1])  # for predict()
+            self.exploration_initial_eps = self.exploration_final_eps = self.exploration_rate = greediest
         super()._check_arguments()
-
-    def _check_arguments_of_actors(self) -> None:
-        for name, low, remedy in (
-            ("n_actors", 1, "use the number of processes that step environments"),
-            ("envs_per_actor", 1, "use 1"),
-            ("block_steps", 1, "the paper's is 50"),
-            ("weights_interval", 1, "use a number of gradient steps"),
-            ("tolerance", 0, "use a number of transitions"),
-            ("max_failures", 0, "use a number of failures, such as 5"),
-        ):
-            if getattr(self, name) is not None:
-                check_at_least(name, getattr(self, name), low, remedy)
-                setattr(self, name, whole_number(name, getattr(self, name), remedy))
-        check_fraction("actor_epsilon", self.actor_epsilon, "the paper's is 0.4", zero=True)
-        check_at_least("actor_epsilon_alpha", self.actor_epsilon_alpha, 0, "the paper's is 7")
-        for name in ("cpus_per_actor", "failure_window", "hang_timeout", "stall_timeout"):
-            if not number(name, getattr(self, name), "use e.g. the default") > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive: use e.g. the default.")
-        if self.collector not in COLLECTORS:
-            raise ValueError(f"collector={self.collector!r} is unknown: use one of {', '.join(COLLECTORS)}.")
-        if self.collector == "ray" and importlib.util.find_spec("ray") is None:
-            raise ImportError("Ray is not installed: pip install 'sb3-distrl[ray]', or use collector='local'.")
-        if self.env is not None and not isinstance(self.env, ActorEnvs):
-            raise ValueError(f"env={self.env} cannot be stepped by actors: give the name of one, or a function that makes it.")
-        if self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class={self.replay_buffer_class.__name__} takes no blocks: use None for this library's."
-            )
-        least = self.n_envs * max(self.block_steps, self.n_steps + 1)
-        check_at_least("buffer_size", self.buffer_size, least, "use one that holds a block of each actor")
-        if self.replay_ratio is None:
-            self.replay_ratio, self.gradient_steps = self._ratio_without_actors(), 1
-        greediest = float(self._epsilons()[-1])  # for predict()
-        self.exploration_initial_eps = self.exploration_final_eps = self.exploration_rate = greediest
 
     def _epsilons(self) -> np.ndarray:
         """:return: of all actors' environments, shape [n_envs]"""
         return epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
-
-    def _ratio_without_actors(self) -> float:
-        freq, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
-        if unit != "step":
-            raise ValueError(f"train_freq={self.train_freq} has no meaning for actors: use replay_ratio, or count steps.")
-        return self.gradient_steps / freq if self.gradient_steps >= 0 else 1.0
 
     @classmethod
     def load(  # type: ignore[override]
@@ -215,14 +189,9 @@ class ApeX(Learner):
             env = ActorEnvs(env, self.n_actors, self.envs_per_actor)
         super().set_env(env, force_reset)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self._last_obs = None  # actors begin with new episodes
-        with warnings.catch_warnings():  # of EvalCallback, as ActorEnvs are no environments that one evaluates with
-            warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
-            return super()._setup_learn(*args, **kwargs)
+    # Actors
 
     def _start_actors(self) -> Collector:
-        assert isinstance(self.env, ActorEnvs)
         weights = self._weights()  # first: it says what is wrong with them
         seed = np.random.randint(2**31) if self.seed is None else self.seed
         spec = ActorSpec(
@@ -249,6 +218,102 @@ class ApeX(Learner):
             hang_timeout=self.hang_timeout,
             stall_timeout=self.stall_timeout,
         )
+
+    def _actor_model(self) -> SavedModel:
+        """
+        :return: the model that actors start with
+        :raises ValueError: if one of its attributes cannot be pickled
+        """
+        actor = copy.copy(self)
+        actor.is_actor = True
+        actor.n_envs = self.env.envs_per_actor
+        actor.buffer_size = self.block_steps * actor.n_envs
+        actor.precision, actor.compile = "float32", False
+        actor.seed, actor.verbose, actor.tensorboard_log = None, 0, None
+        actor._last_obs = actor._last_episode_starts = None  # type: ignore[assignment]
+        return SavedModel.of(actor, exclude=["_random_state", "batch_norm_stats", "batch_norm_stats_target"])
+
+    def _weights(self) -> Weights:
+        """
+        :return: of the networks now, on a CPU in the networks' own memory
+        :raises ValueError: if they are not finite
+        """
+        check_weights(self.policy, self._n_updates, "and actors are not given them")
+        networks = [network.state_dict() for network in (self.q_net, self.q_net_target)]
+        return Weights(self._n_updates, *({name: t.cpu().numpy() for name, t in arrays.items()} for arrays in networks))
+
+    def check_report(self, report: Report) -> None:
+        """
+        :param report: of an actor
+        :raises ValueError: if it holds what cannot be
+        """
+        self.replay_buffer.check_block(report.block, self.env.envs_per_actor)
+
+    # Learning
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._last_obs = None  # actors begin with new episodes
+        with warnings.catch_warnings():  # of EvalCallback, as ActorEnvs are no environments that one evaluates with
+            warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
+            return super()._setup_learn(*args, **kwargs)
+
+    def learn(self: SelfApeX, *args: Any, **kwargs: Any) -> SelfApeX:
+        """
+        Learn; arguments as of the algorithm. Actors are started, and ended with it.
+
+        :param args: as of the algorithm
+        :param kwargs: as of the algorithm
+        :return: the model
+        :raises RuntimeError: if actors fail again and again, or send nothing
+        """
+        try:
+            return super().learn(*args, **kwargs)
+        finally:
+            intake, self._intake = self._intake, None
+            if intake is not None:
+                intake.actors.close()
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
+    ) -> RolloutReturn:
+        """Take what actors have sent; an actor steps its environments, as the algorithm does without actors."""
+        if self.is_actor:
+            return super().collect_rollouts(env, callback, *args, log_interval=log_interval, **kwargs)
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        if self._intake is None:
+            self._intake = Intake(self, self._start_actors())
+        elif self._n_updates - self._intake.actors.version >= (1 if self.synchronous else self.weights_interval):
+            self._intake.actors.publish(self._weights())
+        rollout = self._intake.collect(callback, log_interval)
+        callback.on_rollout_end()
+        return rollout
+
+    def steps_due(self) -> int:
+        due = super().steps_due()
+        in_one_go = self.synchronous or self.num_timesteps >= self._total_timesteps  # the last ones are done, too
+        return due if in_one_go else min(due, LOOK_EVERY)
+
+    def _on_step(self) -> None:
+        if not self.is_actor:  # which is given its epsilon and both networks
+            super()._on_step()
+            if self._intake is not None:
+                self.logger.record("rollout/exploration_rate", float(self._intake.actors.spec.epsilons.mean()))
+
+    def dump_logs(self) -> None:
+        if self._intake is not None:
+            self._intake.record()
+        super().dump_logs()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_intake": None}  # a copy of a model has no actors
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules, variables = super()._get_torch_save_params()
+        return (["policy"] if self.is_actor else modules), variables
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_intake"]
 
 
 class ApeXRainbow(ApeX, Rainbow):

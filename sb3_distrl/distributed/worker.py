@@ -15,6 +15,7 @@ from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.blocks import Block
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.generators import random_state, seed_cpu_generators, set_random_state
+from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.distributed.saved_model import SavedModel
 
@@ -193,7 +194,7 @@ class RolloutWorker:
         """:return: what the algorithm's loss says of the n-step transitions, as at their first sampling, shape [T, E]"""
         buffer = self.buffer
         indices = np.arange(buffer.size() * buffer.n_envs)
-        batch = self.model._preprocessed(buffer._n_step_samples(indices, np.ones(len(indices)), None))
+        batch = preprocess(self.model.q_net, buffer._n_step_samples(indices, np.ones(len(indices)), None))
         with th.no_grad():
-            priorities = self.model._evaluate(batch).priorities
+            priorities = evaluate(self.model, batch).priorities
         return priorities.float().numpy().reshape(-1, buffer.n_envs)

@@ -1,6 +1,14 @@
-"""Choosing what belongs to the actions."""
+"""Choosing actions, and what belongs to them."""
 
 import torch as th
+
+
+def greedy_actions(values: th.Tensor) -> th.Tensor:
+    """
+    :param values: what actions maximise, shape [B, A]
+    :return: the first of the best actions, shape [B]
+    """
+    return values.argmax(dim=1)
 
 
 def gather_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -99,30 +99,26 @@ class IQN(ValueAlgorithm):
         super()._check_arguments()
         check_at_least("kappa", self.kappa, 0, "use 1, or 0 for quantile regression without Huber's smoothing")
 
-    def _targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
-        """
-        :param batch: n-step transitions
-        :param bootstrap: shape [B, 1]
-        :return: samples of the target distribution (equation 2), shape [B, M]
-        """
+    def targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
+        """Samples of the target distribution (equation 2), shape [B, M]; see :class:`ValueAlgorithm`."""
         with autocast(self.precision, self.device):
             features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
             if self.double_q:
                 own = self.q_net.encode(batch.next_observations, Noise.SHARED)
-                selecting = self.q_net.sampled_q_values(own, Noise.SHARED, self._bootstrap_risk)
+                values = self.q_net.sampled_values(own, Noise.SHARED, self.target_risk)
             else:
-                selecting = self.q_net_target.sampled_q_values(features, Noise.SHARED, self._bootstrap_risk)
-            taus = th.rand(len(selecting), self.policy.n_target_quantiles, device=self.device)
+                values = self.q_net_target.sampled_values(features, Noise.SHARED, self.target_risk)
+            taus = th.rand(len(values), self.policy.n_target_quantiles, device=self.device)
             quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
-        return batch.rewards + bootstrap * gather_actions(quantiles, selecting.argmax(dim=1))
+        return batch.rewards + bootstrap * gather_actions(quantiles, self.select_actions(values))
 
-    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+    def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         with th.no_grad():
-            targets = self._targets(batch, bootstrap)  # [B, M]; first, so that its memory is free for the pass with gradients
+            targets = self.targets(batch, bootstrap)  # [B, M]; first, so that its memory is free for the pass with gradients
         taus = th.rand(len(targets), self.policy.n_quantiles, device=self.device)
         with autocast(self.precision, self.device):
             features = self.q_net.encode(batch.observations, Noise.SHARED)
             quantiles = self.q_net.quantiles(features, taus, Noise.SHARED)  # [B, N, A]
         quantiles = gather_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
-        return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1), {})
+        return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1))

@@ -41,26 +41,23 @@ class IQNNetwork(ValueNetwork):
         """
         return self.head(features[:, None] * self.embedding(taus), noise).squeeze(-1)
 
-    def eval_quantiles(self, obs: PyTorchObs, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
+    def eval_quantiles(self, obs: PyTorchObs, risk: Distortion = MEAN) -> th.Tensor:
         """
-        Quantiles at the K midpoints of [0, 1], distorted, so that equal observations have equal ones.
+        Quantiles at the K midpoints of [0, 1], distorted, without noise, so that equal observations have equal ones.
 
         :param obs: observations, shape [B, ...]
-        :param noise: see :class:`~sb3_distrl.networks.Noise`
         :param risk: the distortion
         :return: shape [B, K, A]
         """
-        features = self.encode(self.preprocess(obs), noise)
-        taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device)).expand(
-            features.shape[0], -1
-        )  # [B, K]; len() would be fixed in exports
-        return self.quantiles(features, taus, noise)
+        features = self.encode(self.preprocess(obs))
+        taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device))
+        return self.quantiles(features, taus.expand(features.shape[0], -1))  # len() would be fixed in exports
 
-    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
-        quantiles = self.eval_quantiles(obs, noise).mT  # [B, A, K]
+    def distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        quantiles = self.eval_quantiles(obs).mT  # [B, A, K]
         return quantiles, th.full_like(quantiles, 1 / self.n_eval_quantiles)
 
-    def sampled_q_values(self, features: th.Tensor, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
+    def sampled_values(self, features: th.Tensor, noise: Noise = Noise.OFF, risk: Distortion = MEAN) -> th.Tensor:
         """
         Means over K distorted fractions of U(0, 1), drawn as in training (section 3.1).
 
@@ -74,8 +71,8 @@ class IQNNetwork(ValueNetwork):
 
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         if deterministic:
-            return self.eval_quantiles(obs, risk=risk).mean(dim=1)
-        return self.sampled_q_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
+            return self.eval_quantiles(obs, risk).mean(dim=1)
+        return self.sampled_values(self.encode(self.preprocess(obs), Noise.PER_ROW), Noise.PER_ROW, risk)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "n_eval_quantiles": self.n_eval_quantiles, "n_cos": self.n_cos}

@@ -52,9 +52,10 @@ class Head(nn.Module):
     :param in_features: size of the input
     :param hidden: sizes of the hidden layers
     :param n_actions: A
-    :param n_outputs: outputs of each action, Z: atoms of a distribution, or 1
+    :param n_outputs: outputs of each action, Z: atoms or quantiles of a distribution, or 1
     :param activation_fn: the activation
     :param linear: makes the layers
+    :param actions_last: whether the last layer's outputs are ordered [Z, A], as in sb3-contrib's QR-DQN, instead of [A, Z]
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Head(nn.Module):
         n_outputs: int,
         activation_fn: type[nn.Module],
         linear: LinearFactory,
+        actions_last: bool = False,
     ) -> None:
         super().__init__()
-        self.n_actions, self.n_outputs = n_actions, n_outputs
+        self.n_actions, self.n_outputs, self.actions_last = n_actions, n_outputs, actions_last
         self.stream = MLP(in_features, hidden, n_actions * n_outputs, activation_fn, linear)
 
     def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
@@ -76,7 +78,10 @@ class Head(nn.Module):
         :param noise: see :class:`Noise`
         :return: float32 whatever the precision of the layers, shape [B, ..., A, Z]
         """
-        return self.stream(x, noise).float().unflatten(-1, (self.n_actions, self.n_outputs))
+        outputs = self.stream(x, noise).float()
+        if self.actions_last:
+            return outputs.unflatten(-1, (self.n_outputs, self.n_actions)).transpose(-1, -2)
+        return outputs.unflatten(-1, (self.n_actions, self.n_outputs))
 
 
 class DuelingHead(Head):
@@ -95,16 +100,12 @@ class DuelingHead(Head):
         n_outputs: int,
         activation_fn: type[nn.Module],
         linear: LinearFactory,
+        actions_last: bool = False,
     ) -> None:
-        super().__init__(in_features, hidden, n_actions, n_outputs, activation_fn, linear)
+        super().__init__(in_features, hidden, n_actions, n_outputs, activation_fn, linear, actions_last)
         self.value_stream = MLP(in_features, hidden, n_outputs, activation_fn, linear)
 
     def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
-        """
-        :param x: shape [B, ..., in_features]
-        :param noise: see :class:`Noise`
-        :return: shape [B, ..., A, Z]
-        """
         advantages = super().forward(x, noise)  # [B, ..., A, Z]
         values = self.value_stream(x, noise).float().unsqueeze(-2)  # [B, ..., 1, Z]
         return values + advantages - advantages.mean(dim=-2, keepdim=True)

@@ -1,5 +1,4 @@
-from sb3_contrib.qrdqn import CnnPolicy, MlpPolicy, MultiInputPolicy
-
+from sb3_distrl.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_distrl.qrdqn.qrdqn import QRDQN
 
 __all__ = ["QRDQN", "CnnPolicy", "MlpPolicy", "MultiInputPolicy"]

@@ -8,9 +8,9 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.common.policies import ValueNetwork, ValuePolicy
+from sb3_distrl.common.policies import OutputNetwork, ValuePolicy
 from sb3_distrl.functional import MEAN, Distortion
-from sb3_distrl.networks import NatureConv, Noise
+from sb3_distrl.networks import NatureConv
 from sb3_distrl.validation import number, whole_number
 
 NO_DISTRIBUTION = (
@@ -48,9 +48,9 @@ def make_support(v_min: float, v_max: float, n_atoms: int) -> th.Tensor:
     return support
 
 
-class RainbowNetwork(ValueNetwork):
+class RainbowNetwork(OutputNetwork):
     """
-    Value network of Rainbow (Hessel et al. 2018): logits of a categorical distribution, or plain values.
+    Value network of Rainbow (Hessel et al. 2018): its outputs are the logits of a categorical distribution, or plain values.
 
     :param distributional: categorical distributions (Bellemare et al. 2017); otherwise one value for each action
     :param n_atoms: number of atoms Z
@@ -84,39 +84,21 @@ class RainbowNetwork(ValueNetwork):
         self.distributional, self.n_atoms, self.v_min, self.v_max = distributional, n_atoms, v_min, v_max
         self.register_buffer("support", support, persistent=False)
 
-    def outputs(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
-        """
-        :param inputs: preprocessed observations, shape [B, ...]
-        :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: logits over the atoms, shape [B, A, Z]; values, shape [B, A, 1], where not distributional
-        """
-        return self.head(self.encode(inputs, noise), noise)
-
     def check_distributional(self) -> None:
         """:raises ValueError: if there are no distributions"""
         if not self.distributional:
             raise ValueError(NO_DISTRIBUTION)
 
-    def measure(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
-        """
-        :param outputs: of :meth:`outputs`, shape [B, A, Z]
-        :param risk: measure of the return
-        :return: shape [B, A]
-        :raises ValueError: for another measure than the mean, if there are no distributions
-        """
+    def risk_values(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
         if risk.is_identity:
             return outputs.softmax(dim=-1) @ self.support if self.distributional else outputs.squeeze(-1)
         self.check_distributional()
         return risk.expectation(self.support, outputs.softmax(dim=-1))
 
-    def distribution(self, obs: PyTorchObs, noise: Noise = Noise.OFF) -> tuple[th.Tensor, th.Tensor]:
+    def distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         self.check_distributional()
-        probs = self.outputs(self.preprocess(obs), noise).softmax(dim=-1)  # [B, A, Z]
+        probs = self.outputs(self.preprocess(obs)).softmax(dim=-1)  # [B, A, Z]
         return self.support.expand_as(probs), probs
-
-    def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
-        noise = Noise.OFF if deterministic else Noise.PER_ROW
-        return self.measure(self.outputs(self.preprocess(obs), noise), risk)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("distributional", "n_atoms", "v_min", "v_max")

@@ -9,11 +9,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
-from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, gather_actions, project_categorical
-from sb3_distrl.networks import Noise
 from sb3_distrl.rainbow.policies import NO_DISTRIBUTION, CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
 VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that is worth a warning
@@ -111,40 +109,32 @@ class Rainbow(ValueAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        for name, risk in dict(risk=self.risk, bootstrap_risk=self._bootstrap_risk).items():
+        for name, risk in dict(risk=self.risk, bootstrap_risk=self.target_risk).items():
             if not risk.is_identity and not self.policy_kwargs.get("distributional", True):
                 raise ValueError(f"{name}={risk} needs a distribution of the return: {NO_DISTRIBUTION}")
 
-    def _outputs(self, batch: Samples) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param batch: n-step transitions
-        :return: the online network's outputs for the actions taken, and the target network's, without gradient, for the
-            greedy actions in the next state; both of shape [B, Z]
-        """
-        with autocast(self.precision, self.device):
-            outputs = self.q_net.outputs(batch.observations, Noise.SHARED)  # [B, A, Z]
-            with th.no_grad():
-                next_outputs = self.q_net_target.outputs(batch.next_observations, Noise.SHARED)
-                selecting = self.q_net.outputs(batch.next_observations, Noise.SHARED) if self.double_q else next_outputs
-        next_actions = self.q_net.measure(selecting, self._bootstrap_risk).argmax(dim=1)
-        return gather_actions(outputs.mT, batch.actions.long().squeeze(1)), gather_actions(next_outputs.mT, next_actions)
+    def targets(self, batch: Samples, bootstrap: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        next_outputs = self.next_outputs(batch)  # [B, Z]
+        if self.q_net.distributional:
+            return batch.rewards + bootstrap * self.q_net.support, next_outputs.softmax(dim=1)
+        return batch.rewards + bootstrap * next_outputs, th.ones_like(next_outputs)
 
-    def _loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        outputs, next_outputs = self._outputs(batch)
+    def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
+        outputs = self.outputs(self.q_net, batch.observations)  # [B, A, Z]
+        outputs = gather_actions(outputs.mT, batch.actions.long().squeeze(1))  # [B, Z]
+        with th.no_grad():
+            atoms, probs = self.targets(batch, bootstrap)
         loss = self._categorical_loss if self.q_net.distributional else self._scalar_loss
-        return loss(outputs, next_outputs, batch.rewards, bootstrap)
+        return loss(outputs, atoms, probs)
 
-    def _scalar_loss(self, values: th.Tensor, next_values: th.Tensor, rewards: th.Tensor, bootstrap: th.Tensor) -> Loss:
+    def _scalar_loss(self, values: th.Tensor, targets: th.Tensor, _: th.Tensor) -> Loss:
         """Huber loss of the temporal-difference error (Mnih et al. 2015); all shapes [B, 1]."""
-        targets = rewards + bootstrap * next_values
         losses = F.smooth_l1_loss(values, targets, reduction="none").squeeze(1)
-        return Loss(losses, (targets - values.detach()).abs().squeeze(1), values.detach().squeeze(1), {})
+        return Loss(losses, (targets - values.detach()).abs().squeeze(1), values.detach().squeeze(1))
 
-    def _categorical_loss(self, logits: th.Tensor, next_logits: th.Tensor, rewards: th.Tensor, bootstrap: th.Tensor) -> Loss:
-        """Cross-entropy with the projected target (C51, Algorithm 1); logits [B, Z], the others [B, 1]."""
+    def _categorical_loss(self, logits: th.Tensor, target_atoms: th.Tensor, next_probs: th.Tensor) -> Loss:
+        """Cross-entropy with the projected target (C51, Algorithm 1); all shapes [B, Z]."""
         support = self.q_net.support
-        target_atoms = rewards + bootstrap * support  # [B, Z]
-        next_probs = next_logits.softmax(dim=1)
         target_probs = project_categorical(target_atoms, next_probs, support)  # [B, Z]
         log_probs = logits.log_softmax(dim=1)
         losses = cross_entropy(target_probs, log_probs)

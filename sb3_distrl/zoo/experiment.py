@@ -25,7 +25,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.archives import is_checkpoint
+from sb3_distrl.common.checkpoints import is_checkpoint, take_checkpoint
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.envs import AtariVecEnv
 from sb3_distrl.validation import nearest
@@ -227,7 +227,7 @@ class Experiment(ExperimentManager):
             self.n_timesteps = left  # of the run that was interrupted
         print(f"Going on after {model.num_timesteps:,} steps, for {self.n_timesteps:,} more")
         if is_checkpoint(self.trained_agent):
-            model._take_checkpoint(self.trained_agent)
+            take_checkpoint(model, self.trained_agent, {})
         elif not (Path(self.trained_agent).parent / "replay_buffer.pkl").exists():
             print("Warning: no replay_buffer.pkl beside the agent, so replay starts empty: train with --save-replay-buffer.")
         return model

@@ -1,0 +1,346 @@
+"""What one does with a model before and after its training: act, save, load, resume."""
+
+import io
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3 import DQN, HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+
+from sb3_distrl.buffers import PrioritizedReplayBuffer
+from sb3_distrl.common.arguments import as_arrays
+from sb3_distrl.common.checkpoints import (
+    is_archive,
+    is_checkpoint,
+    keeping_replay_buffer,
+    save_checkpoint,
+    take_checkpoint,
+    take_replay_buffer,
+    whole_model,
+)
+from sb3_distrl.common.distribution import ValueDistribution
+from sb3_distrl.common.episodes import end_episodes
+from sb3_distrl.common.export import GreedyPolicy
+from sb3_distrl.common.files import atomic_write, load_object, reading, resolve_path, save_object, with_suffix
+from sb3_distrl.common.finite import check_model
+from sb3_distrl.common.generators import Seeding, random_state, seeding_of_our_own, set_random_state
+from sb3_distrl.common.policies import ValueNetwork, optimizers_of
+from sb3_distrl.common.risk import RiskMeasure
+from sb3_distrl.functional import Distortion, as_distortion, greedy_actions
+
+SelfModel = TypeVar("SelfModel", bound="ValueModel")
+
+
+class ValueModel(DQN):
+    """
+    SB3's DQN with a draw of epsilon for each environment of a vectorised step, a choice of risk, files that are always
+    complete, and exact resume.
+
+    Greedy actions maximise a distortion risk measure of the return (Dabney et al. 2018b, section 4): its mean, unless
+    ``risk`` says otherwise. ``risk`` is for acting: in ``predict``, and so in ``evaluate_policy``, and while transitions are
+    collected. It can be changed at any time, ``model.risk = "cvar:0.25"``, given to ``load(path, risk="cvar:0.25")``, and is
+    saved with the model. The distributions stay those that were learnt. ``policy.predict`` of SB3 knows of no risk, and takes
+    the mean. ``bootstrap_risk`` is for learning: which next action's distribution the targets bootstrap from. ``None`` follows
+    ``risk``, as in the paper, whose policy chooses both (equation 2): what is learnt is then the distribution of returns under
+    that policy, as far as it is consistent over time, which measures other than the mean need not be. With "mean" the
+    distributions are those of the policy that maximises the mean, whatever the actions are chosen by.
+
+    A model that was saved, and its replay buffer, or a checkpoint, which holds both, can be loaded in another process:
+    ``learn(reset_num_timesteps=False)`` then does what the first process would have done, had its environment been reset
+    there; on a CPU to the last bit. The state of the random generators is restored at the beginning of that ``learn()``, but
+    for those of the environment: seed it. What is asked for after saving wins: a seed given to ``load()``,
+    ``model.set_random_seed()``, and SB3's ``set_random_seed()`` of all global generators, or ``torch.manual_seed()``, between
+    ``load()`` and ``learn()``. Seeds of NumPy or Python alone do not: they cannot be told from numbers that were drawn.
+    """
+
+    q_net: ValueNetwork  # type: ignore[assignment]
+    q_net_target: ValueNetwork  # type: ignore[assignment]
+    risk = RiskMeasure[Distortion]()
+    bootstrap_risk = RiskMeasure[Distortion | None](optional=True)
+    _random_state: dict[str, Any] | None = None  # saved, to start the next learn() with
+    _seeding: Seeding | None = None  # since it was loaded
+
+    # Acting
+
+    @staticmethod
+    def select_actions(values: th.Tensor) -> th.Tensor:
+        """
+        Choose greedy actions, for acting and for the targets of learning. Subclasses may override it.
+
+        :param values: what actions maximise, shape [B, A]
+        :return: shape [B]
+        """
+        return greedy_actions(values)
+
+    @property
+    def target_risk(self) -> Distortion:
+        """The risk measure that the next action of a target maximises."""
+        return self.risk if self.bootstrap_risk is None else self.bootstrap_risk
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions that maximise ``risk``; unless ``deterministic``, epsilon-greedily with a draw for each environment,
+        and with noise.
+
+        :param observation: one observation, or one for each of several environments
+        :param state: passed through
+        :param episode_start: passed through
+        :param deterministic: greedy, without noise
+        :return: the actions, and the state
+        :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
+        """
+        observation = as_arrays(observation)
+        vectorized = self.policy.is_vectorized_observation(observation)
+        some_obs = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        n_obs = len(some_obs) if vectorized else 1
+        explore = np.zeros(n_obs, dtype=bool) if deterministic else np.random.rand(n_obs) < self.exploration_rate
+        actions = self._choose_actions(observation, explore, deterministic)
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert self._last_obs is not None
+        if self.num_timesteps < learning_starts:
+            actions = self._choose_actions(self._last_obs, np.ones(n_envs, dtype=bool), False)
+        else:
+            actions, _ = self.predict(self._last_obs)
+        return actions, actions
+
+    def _choose_actions(
+        self, observation: np.ndarray | dict[str, np.ndarray], explore: np.ndarray, deterministic: bool
+    ) -> np.ndarray:
+        """:return: random actions where ``explore``, shape [B], and greedy ones elsewhere, shape [B]"""
+        actions = np.empty(len(explore), dtype=np.int64)
+        if not explore.all():
+            obs, _ = self._to_tensor(observation)
+            with th.no_grad():
+                actions[:] = self.select_actions(self.q_net.acting_values(obs, deterministic, self.risk)).cpu().numpy()
+        for i in np.flatnonzero(explore):
+            actions[i] = self.action_space.sample()
+        return actions
+
+    def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """:return: on the device, shape [B, ...], and whether they were several; the policy is in evaluation mode"""
+        self.policy.set_training_mode(False)
+        return self.policy.obs_to_tensor(as_arrays(observation))
+
+    def predict_distribution(self, observation: np.ndarray | dict[str, np.ndarray]) -> ValueDistribution:
+        """
+        The learnt distribution of the return after each action, without noise: of the discounted (and, if so, clipped or
+        normalised) rewards from here on.
+
+        Rainbow's atoms are those of its support, QRDQN's its ``n_quantiles`` quantiles, equally likely, and IQN's its
+        ``n_eval_quantiles`` quantiles at the midpoints of as many equal parts of [0, 1].
+
+        :param observation: one observation, or several, as ``predict`` takes them
+        :return: values and probabilities of shape [A, Z], or [B, A, Z] for several
+        :raises ValueError: for Rainbow with ``distributional=False``, which has no distributions
+        """
+        obs, vectorized = self._to_tensor(observation)
+        with th.no_grad():
+            values, probabilities = (part.cpu().numpy() for part in self.q_net.distribution(obs))
+        return ValueDistribution(values, probabilities) if vectorized else ValueDistribution(values[0], probabilities[0])
+
+    def q_values(self, observation: np.ndarray | dict[str, np.ndarray], risk: str | Distortion | None = None) -> np.ndarray:
+        """
+        The value of each action, without noise: what ``predict(deterministic=True)`` maximises.
+
+        They are the means, or the risk measure, of what :meth:`predict_distribution` returns; but for a measure other than the
+        mean, IQN evaluates the network at ``n_eval_quantiles`` distorted fractions instead.
+
+        :param observation: one observation, or several, as ``predict`` takes them
+        :param risk: measure of the return; ``None`` takes that of the model, "mean" gives expected returns
+        :return: in units of discounted (and, if so, clipped or normalised) return, shape [A], or [B, A] for several
+        :raises ValueError: for an unknown measure, and for Rainbow with ``distributional=False`` for any other than the mean
+        """
+        measure = self.risk if risk is None else as_distortion(risk)
+        obs, vectorized = self._to_tensor(observation)
+        with th.no_grad():
+            values = self.q_net.acting_values(obs, risk=measure).cpu().numpy()
+        return values if vectorized else values[0]
+
+    def greedy_policy(self) -> GreedyPolicy:
+        """
+        What ``predict(deterministic=True)`` does of the model as it is now, with its ``risk``, as a torch module to export.
+
+        :return: the module, with a copy of the network, on its device
+        """
+        return GreedyPolicy(self.q_net, self.select_actions, self.risk)
+
+    # Saving and loading
+
+    def save(
+        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """
+        Save the model without its replay buffer, with the state of the random generators.
+
+        :param path: file, by default with the suffix .zip; an interruption leaves the former one
+        :param exclude: attributes to leave out
+        :param include: attributes to save that usually are not
+        :raises ValueError: if weights, or the optimizer's state, are not finite
+        """
+        check_model(self.policy, self._n_updates)
+        waiting = self._random_state
+        self._random_state = self._state_to_resume() or random_state(self.action_space, self.device)
+        try:
+            with atomic_write(with_suffix(path, ".zip")) if isinstance(path, (str, Path)) else nullcontext(path) as file:
+                super().save(file, exclude, include)
+        finally:
+            self._random_state = waiting
+
+    @classmethod
+    def load(
+        cls: type[SelfModel],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfModel:
+        """
+        Load a model that ``save()`` or :meth:`save_checkpoint` saved, without its replay buffer.
+
+        :param path: file; all arguments that are not named here are as in SB3
+        :param kwargs: arguments of the constructor, in place of those saved; with ``seed``, the saved state of the random
+            generators is not restored
+        :return: the model
+        :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
+        """
+        if isinstance(path, (str, Path)):
+            path = whole_model(path)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        given = {**(custom_objects or {}), **kwargs}
+        if given.get("seed") is not None:
+            model._random_state = None
+        if "exploration_rate" not in given and any(name.startswith("exploration_") for name in given):
+            model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
+        model._seeding = Seeding(model.action_space)
+        return model
+
+    def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer.
+
+        :param path: file, by default with the suffix .pkl; an interruption leaves the former one
+        """
+        if not isinstance(path, (str, Path)):
+            super().save_replay_buffer(path)
+        elif isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            save_object(with_suffix(path, ".pkl"), self.replay_buffer)
+        else:
+            with atomic_write(with_suffix(path, ".pkl")) as temporary:
+                super().save_replay_buffer(temporary)
+
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer; the next transition starts a new episode.
+
+        :param path: file, of this library or of SB3
+        :param truncate_last_traj: ``False`` has the next transition go on with the last episode, in buffers of SB3
+        :raises ValueError: if the file is truncated or damaged, or is no replay buffer
+        """
+        if isinstance(path, (str, Path)):
+            path = resolve_path(path, ".pkl")
+            if is_archive(path):
+                take_replay_buffer(self, load_object(path), path)
+                return
+        with keeping_replay_buffer(self, path), reading(getattr(path, "name", path)):
+            super().load_replay_buffer(path, truncate_last_traj)
+        if truncate_last_traj:
+            end_episodes(self.replay_buffer)  # type: ignore[arg-type]
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """
+        Save all that training needs to go on, in one file: the model, its replay buffer, and VecNormalize's statistics.
+
+        :param path: file, by default with the suffix .zip; an interruption leaves the former one. ``load()`` takes it for a
+            model, too
+        :raises ValueError: if weights, the optimizer's state or statistics are not finite
+        """
+        save_checkpoint(self, path)
+
+    @classmethod
+    def load_checkpoint(cls: type[SelfModel], path: str | Path, env: GymEnv, **kwargs: Any) -> SelfModel:
+        """
+        Load what :meth:`save_checkpoint` saved, to go on with ``learn(reset_num_timesteps=False)``.
+
+        :param path: file
+        :param env: like the one that the checkpoint was made with; VecNormalize is given the statistics of then
+        :param kwargs: of ``load()``
+        :return: the model with its replay buffer
+        :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment or an argument for
+            the replay buffer does not fit
+        """
+        path = resolve_path(path, ".zip")
+        if not is_checkpoint(path):
+            raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
+        model = cls.load(path, env=env, **kwargs)
+        take_checkpoint(model, path, kwargs)
+        return model
+
+    # Resuming
+
+    def _setup_model(self) -> None:
+        waiting = self._random_state
+        with seeding_of_our_own():
+            super()._setup_model()
+        self._random_state = waiting  # the seed that SB3 sets here may be the saved one
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed all random generators, as in SB3; the model's ``seed`` is this one from now on.
+
+        :param seed: seed; ``None`` changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed, self._random_state = seed, None
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment to learn from, as in SB3; ``HerReplayBuffer`` computes rewards by it, too.
+
+        :param env: environment
+        :param force_reset: reset it before training
+        """
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env
+
+    def _state_to_resume(self) -> dict[str, Any] | None:
+        """:return: the saved state of the random generators, but of those that were seeded since the model was loaded"""
+        if self._random_state is None or self._seeding is None:
+            return self._random_state
+        return self._seeding.unseeded_since(self._random_state, self.action_space, self.device)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+    ) -> tuple[int, BaseCallback]:
+        state = self._state_to_resume()
+        if state is not None and not reset_num_timesteps:
+            with seeding_of_our_own():
+                set_random_state(state, self.action_space, self.device)
+        self._random_state = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", *(f"policy.{name}" for name in optimizers_of(self.policy))], []
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_seeding"]
