@@ -116,8 +116,6 @@ class ValueAlgorithm(ValueModel):
         self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
-    # Set-up
-
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         refuse_vector_env(env)
@@ -169,8 +167,6 @@ class ValueAlgorithm(ValueModel):
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
         finally:
             self.optimize_memory_usage = given
-
-    # Collecting
 
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, *args: Any, **kwargs: Any

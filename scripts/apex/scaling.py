@@ -113,23 +113,25 @@ class TimedApeX(ApeXRainbow):
         self.stopwatches: dict[str, list[tuple[float, int]]] = {"insert": [], "weights": []}
         super().__init__(*args, **kwargs)
 
-    def _insert(self, actor: int, report: Any, *args: Any) -> bool:
-        start = time.perf_counter()
-        going_on = super()._insert(actor, report, *args)
-        self.stopwatches["insert"].append((time.perf_counter() - start, report.block.rewards.size))
-        self.wire = report.block.nbytes() / report.block.rewards.size
-        return going_on
-
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        if self._actors is not None and not hasattr(self._actors, "timed"):
-            publish, self._actors.timed = self._actors.publish, True  # type: ignore[attr-defined]
+        if self._intake is not None and not hasattr(self._intake, "timed"):
+            self._intake.timed = True  # type: ignore[attr-defined]
+            insert, publish = self._intake.insert, self._intake.actors.publish
 
-            def timed(weights: Any) -> None:
+            def timed_insert(actor: int, report: Any, *args: Any) -> bool:
+                start = time.perf_counter()
+                going_on = insert(actor, report, *args)
+                self.stopwatches["insert"].append((time.perf_counter() - start, report.block.rewards.size))
+                self.wire = report.block.nbytes() / report.block.rewards.size
+                return going_on
+
+            def timed_publish(weights: Any) -> None:
                 start = time.perf_counter()
                 publish(weights)
                 self.stopwatches["weights"].append((time.perf_counter() - start, 1))
 
-            self._actors.publish = timed  # type: ignore[method-assign]
+            self._intake.insert = timed_insert  # type: ignore[method-assign]
+            self._intake.actors.publish = timed_publish  # type: ignore[method-assign]
         return super().collect_rollouts(*args, **kwargs)
 
     def _weights(self) -> Any:
@@ -184,7 +186,7 @@ def learner_alone(model: Rainbow) -> dict[str, float]:
     for seconds in (WARM_UP / 2, SECONDS):
         start, done = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
-            model._gradient_step(model._sample(model.batch_size))
+            model.gradient_step(model.sample(model.batch_size))
             done += 1
         rate = done / (time.perf_counter() - start)
     return dict(updates=rate)

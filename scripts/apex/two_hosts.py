@@ -113,7 +113,7 @@ class Timeline(BaseCallback):
         if now - self.shown > 1:
             model: Any = self.model
             sent = model.replay_buffer._added.tolist()
-            line = dict(time=time.time(), sent=sent, failures=model._actors.failures, longest=self.longest)
+            line = dict(time=time.time(), sent=sent, failures=model._intake.actors.failures, longest=self.longest)
             print(json.dumps({**line, "updates": model._n_updates}), flush=True)
             self.shown, self.longest = now, 0.0
         return not self.stop.exists()

@@ -36,6 +36,7 @@ from benchmark.suite import Suite, respelled
 from sb3_distrl import IQN, QRDQN
 from sb3_distrl.buffers import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.gradient_steps import evaluate, preprocess
 
 ENV_ID, ACTIONS = "ALE/Breakout-v5", 4
 NOT_THE_MODELS = {"n_timesteps", "env_kwargs", "env_wrapper", "frame_stack", "callback"}
@@ -214,10 +215,10 @@ def compare(name: str, seed: int, fill: int, steps: int) -> str:
     sizes, of_losses, of_weights = [], [], []
     for _ in range(steps):
         raw = sample(model)
-        batch, (key, key_of_step) = model._preprocessed(raw), jax.random.split(key)
+        batch, (key, key_of_step) = preprocess(model.q_net, raw), jax.random.split(key)
         with mock.patch.object(th, "rand", side_effect=2 * fractions(model, key_of_step)):
-            losses = model._evaluate(batch).losses.detach().numpy()
-            model._gradient_step(batch)
+            losses = evaluate(model, batch).losses.detach().numpy()
+            model.gradient_step(batch)
         obs, next_obs = (np.moveaxis(np.asarray(images), 1, -1) for images in (raw.observations, raw.next_observations))
         actions, rewards, dones, weights = (x.numpy().squeeze(1) for x in (raw.actions, raw.rewards, raw.dones, raw.weights))
         transitions, discount = [obs, actions, next_obs, rewards, dones], model.gamma**model.n_steps

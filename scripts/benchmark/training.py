@@ -14,7 +14,7 @@ from shared import ROOT
 
 from benchmark.suite import Run, Suite
 from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint, steps_of
-from sb3_distrl.common.resumable import Resumable
+from sb3_distrl.common.model import ValueModel
 
 N_EVAL_ENVS = 20
 CHECKPOINT = f"{RollingCheckpointCallback.__module__}.{RollingCheckpointCallback.__qualname__}"
@@ -54,7 +54,7 @@ def settings(suite: Suite, run: Run, folder: Path) -> dict:
     :return: its hyperparameters, with checkpoints where the suite and the algorithm have them
     """
     found = suite.settings(run.algo, run.env_id)
-    if suite.checkpoint and issubclass(ALGOS[suite.contenders[run.algo]["algo"]], Resumable):
+    if suite.checkpoint and issubclass(ALGOS[suite.contenders[run.algo]["algo"]], ValueModel):
         checkpoints = dict(save_freq=suite.checkpoint, folder=str(folder / "checkpoints"), keep=1)
         found["callback"] = [*found.get("callback", []), {CHECKPOINT: checkpoints}]
     return found

@@ -137,10 +137,10 @@ def loses_mass(target_atoms: th.Tensor, probs: th.Tensor, support: th.Tensor) ->
     return mass.scatter_add_(1, upper.long(), probs * (position - lower))
 
 
-SAMPLE = ValueAlgorithm._sample
+SAMPLE = ValueAlgorithm.sample
 MUTATIONS: dict[str, tuple[Any, str, Any]] = {
-    "target: no ends": (ValueAlgorithm, "_sample", lambda self, size: without_ends(SAMPLE(self, size))),
-    "weight: none": (ValueAlgorithm, "_sample", lambda self, size: without_weights(SAMPLE(self, size))),
+    "target: no ends": (ValueAlgorithm, "sample", lambda self, size: without_ends(SAMPLE(self, size))),
+    "weight: none": (ValueAlgorithm, "sample", lambda self, size: without_weights(SAMPLE(self, size))),
     "projection: lower neighbour": (rainbow, "project_categorical", lower_neighbour),
     "projection: loses mass": (rainbow, "project_categorical", loses_mass),
 }

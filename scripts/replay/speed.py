@@ -216,8 +216,8 @@ def time_gradient_steps(rounds: int) -> list[float]:
         step = stream.step()
         buffer.add(*step[:-1], [{}])
     for _ in tqdm(range(rounds + 2), desc="gradient steps", mininterval=1):
-        batch = model._sample(BATCH)
-        seconds.append(clock(lambda: model._gradient_step(batch))[0])  # noqa: B023
+        batch = model.sample(BATCH)
+        seconds.append(clock(lambda: model.gradient_step(batch))[0])  # noqa: B023
     return seconds[2:]
 
 

@@ -38,7 +38,7 @@ def loss_of(model: Any, batch: PrioritizedReplayBufferSamples) -> Any:
     :param batch: of B transitions
     :return: what the model's loss says, after a look at its shapes
     """
-    loss = model._loss(batch, (1 - batch.dones) * batch.discounts)
+    loss = model.loss(batch, (1 - batch.dones) * batch.discounts)
     assert loss.losses.shape == loss.priorities.shape == loss.q_values.shape == (B,)
     assert loss.losses.requires_grad and not loss.priorities.requires_grad and not loss.q_values.requires_grad
     return loss
@@ -56,7 +56,7 @@ def check_weighted_step(model: Any) -> None:
     loss = loss_of(model, batch)
     losses = loss.losses.tolist()
     th.manual_seed(11)
-    model._gradient_step(batch)
+    model.gradient_step(batch)
     expected = sum(float(batch.weights[b]) * losses[b] for b in range(B)) / B
     assert logged(model)["train/loss"] == pytest.approx(expected, rel=1e-5)
     masses = (loss.priorities.double().numpy() + 1e-6) ** 0.5

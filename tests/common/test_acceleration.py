@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from sb3_contrib.qrdqn import MlpPolicy
-from sb3_contrib.qrdqn.policies import QuantileNetwork
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.acceleration import channels_last, check_compiler, clip_gradients
-from sb3_distrl.common.acting import Acting
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.gradient_steps import preprocess
 from sb3_distrl.common.loss import Loss
+from sb3_distrl.common.model import ValueModel
+from sb3_distrl.qrdqn import MlpPolicy
+from sb3_distrl.qrdqn.policies import QRDQNNetwork
 from tests.common.batches import B, hand_made_batch, scramble
 from tests.common.envs import CountingEnv, vec_env
 from tests.common.settings import SETTINGS, make, snapshot
@@ -37,7 +38,7 @@ needs_compiler = pytest.mark.skipif(not compiler, reason="torch.compile does not
 
 def loss_of(model: Any, batch: Any) -> Loss:
     th.manual_seed(3)
-    return model._loss(batch, (1 - batch.dones) * batch.discounts)
+    return model.loss(batch, (1 - batch.dones) * batch.discounts)
 
 
 # bfloat16
@@ -49,10 +50,10 @@ def test_bf16_loss_is_that_of_float32(name: str, kind: str) -> None:
     """Means over batches within 1%: each value has 8 bits."""
     model = make(SETTINGS[name], kind=kind, learning_starts=60, n_steps=3)
     model.learn(60)
-    model._gradient_step(model._sample(32))
+    model.gradient_step(model.sample(32))
     float32, bf16 = [], []
     for _ in range(20):
-        batch = model._sample(64)
+        batch = model.sample(64)
         for precision, losses in (("float32", float32), ("bf16", bf16)):
             model.precision = precision
             loss = loss_of(model, batch)
@@ -109,7 +110,7 @@ def test_compiled_loss_is_the_loss(name: str, precision: str, risk: str) -> None
     eager, compiled = (scramble(make(SETTINGS[name], compile=flag, **arguments), seed=15, scale=0.5) for flag in (False, True))
     for model in (eager, compiled):
         model.learn(20)
-        model._gradient_step(hand_made_batch())
+        model.gradient_step(hand_made_batch())
     tolerance = dict(rtol=1e-4, atol=1e-5) if precision == "float32" else dict(rtol=0.1, atol=0.1)
     for one, other in zip(gradients(eager), gradients(compiled), strict=True):
         th.testing.assert_close(one, other, **tolerance)
@@ -135,7 +136,7 @@ def test_compiled_models_learn(name: str, kind: str, tmp_path: Path) -> None:
 
 def test_risk_is_read_as_any_attribute() -> None:
     """The compiler of torch 2.11 takes a ``__get__`` that looks into ``vars(model)`` for an endless recursion."""
-    assert not hasattr(type(vars(Acting)["risk"]), "__get__")
+    assert not hasattr(type(vars(ValueModel)["risk"]), "__get__")
 
 
 @needs_compiler
@@ -148,7 +149,7 @@ def test_compiled_draws_follow_the_seed_and_are_fresh() -> None:
         steps = []
         for _ in range(3):
             model._metrics = type(model._metrics)()
-            model._gradient_step(hand_made_batch())
+            model.gradient_step(hand_made_batch())
             steps.append(model._metrics.values()["loss"])
         losses.append(steps)
     assert losses[0] == losses[1] != losses[2]
@@ -241,23 +242,22 @@ def test_images_lie_channels_last_for_convolutions_that_we_know(algorithm: type[
         model = make(algorithm, vec_env("image"), kind="image", learning_starts=40, policy_kwargs=policy_kwargs)
         model.learn(60)
         raw, channels = model.replay_buffer.sample(4).observations, th.randint(0, 255, (4, 3, 36, 36), dtype=th.uint8)
-        assert th.equal(model._inputs(raw), raw.float() / 255) and th.equal(channels_last(channels), channels)
-        assert (model._inputs(channels).stride(1) == 1) == (extractor is None)
+        batch = preprocess(model.q_net, model.replay_buffer.sample(4)._replace(observations=raw, next_observations=channels))
+        assert th.equal(batch.observations, raw.float() / 255) and th.equal(channels_last(channels), channels)
+        assert (batch.next_observations.stride(1) == 1) == (extractor is None)
 
 
-class Shifted(QuantileNetwork):
+class Shifted(QRDQNNetwork):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.shift = th.nn.Parameter(th.zeros(3))
+        self.shift = th.nn.Parameter(th.zeros(3, 1))
 
-    def forward(self, obs: Any) -> th.Tensor:
-        return super().forward(obs) + self.shift
+    def outputs(self, *args: Any, **kwargs: Any) -> th.Tensor:
+        return super().outputs(*args, **kwargs) + self.shift
 
 
 class ShiftedPolicy(MlpPolicy):
-    def make_quantile_net(self) -> Shifted:
-        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
-        return Shifted(**net_args).to(self.device)
+    network_class = Shifted
 
 
 def test_networks_of_ones_own_are_trained_as_they_are() -> None:

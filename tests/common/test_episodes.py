@@ -178,7 +178,7 @@ def test_rewards_are_normalised_before_they_are_summed(algorithm: type[ValueAlgo
     policy_kwargs = dict(v_min=-10.0, v_max=10.0) if algorithm is Rainbow else {}
     model = make(algorithm, env, n_steps=N_STEPS, gamma=GAMMA, policy_kwargs=policy_kwargs)
     batches = []
-    gradient_step = model._gradient_step
+    gradient_step = model.gradient_step
 
     def keep(batch: Any) -> None:
         batches.append(
@@ -186,7 +186,7 @@ def test_rewards_are_normalised_before_they_are_summed(algorithm: type[ValueAlgo
         )
         gradient_step(batch)
 
-    model._gradient_step = keep
+    model.gradient_step = keep
     model.learn(100)
 
     stored = model.replay_buffer

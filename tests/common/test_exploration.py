@@ -87,7 +87,7 @@ def prefer(model: Any, action: int) -> None:
     """Make ``action`` the greedy one, whatever the observation."""
     with th.no_grad():
         if isinstance(model, QRDQN):
-            model.q_net.quantile_net[-1].bias.view(-1, N_ACTIONS)[:, action] = 1000.0
+            model.q_net.head.stream.layers[-1].bias.view(-1, N_ACTIONS)[:, action] = 1000.0
         else:
             model.q_net.head.stream.layers[-1].bias[action] = 1000.0
 
@@ -171,7 +171,7 @@ def test_networks_draw_noise_independently(algorithm: type[ValueAlgorithm], doub
             draws[name].append(noise[0])
 
         handles.append(network.head.stream.layers[0].register_forward_hook(keep))
-    model._gradient_step(model._sample(8))
+    model.gradient_step(model.sample(8))
     for handle in handles:
         handle.remove()
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.overlap import discard_unread
+from sb3_distrl.common.subproc import discard_unread
 from tests.common.envs import CountingEnv
 from tests.common.settings import make
 

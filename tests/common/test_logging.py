@@ -70,15 +70,15 @@ def test_logged_values_are_means_since_the_last_log(train_freq: int, log_interva
     """However many gradient steps lie between two logs."""
     model = make(SETTINGS["Prioritized DQN"], learning_starts=10, train_freq=train_freq)
     losses: list[float] = []
-    gradient_step = model._gradient_step
+    gradient_step = model.gradient_step
 
     def keep(batch: Any) -> None:
         with th.no_grad():
-            loss = model._loss(batch, (1 - batch.dones) * batch.discounts)
+            loss = model.loss(batch, (1 - batch.dones) * batch.discounts)
         losses.append(float((loss.losses * batch.weights.squeeze(1)).mean()))
         gradient_step(batch)
 
-    model._gradient_step = keep
+    model.gradient_step = keep
     recorder = record(model)
     model.learn(total, log_interval=log_interval)
     model.dump_logs()

@@ -35,7 +35,7 @@ def gradient_steps(model: Any, totals: list[int]) -> list[tuple[Any, ...]]:
     :return: of each gradient step, all that it depends on but the actions in the buffer and what is drawn
     """
     seen = []
-    gradient_step = model._gradient_step
+    gradient_step = model.gradient_step
 
     def keep(batch: Any) -> None:
         buffer, group = model.replay_buffer, model.policy.optimizer.param_groups[0]
@@ -44,7 +44,7 @@ def gradient_steps(model: Any, totals: list[int]) -> list[tuple[Any, ...]]:
         assert model.policy.training
         gradient_step(batch)
 
-    model._gradient_step = keep
+    model.gradient_step = keep
     for total in totals:
         model.learn(total)
     assert model._n_updates == len(seen)
@@ -102,8 +102,8 @@ def test_gradient_steps_come_between_sending_and_waiting() -> None:
             return super().step_wait()
 
     model = make(IQN, Env([make_env()]), learning_starts=0, train_freq=2)
-    gradient_step = model._gradient_step
-    model._gradient_step = lambda batch: events.append("train") or gradient_step(batch)
+    gradient_step = model.gradient_step
+    model.gradient_step = lambda batch: events.append("train") or gradient_step(batch)
     model.learn(6)
     rollout = ["send", "wait"]
     assert events == 2 * rollout + 2 * ["send", "train", "wait", *rollout] + ["train"]
@@ -131,7 +131,7 @@ def test_environments_and_learner_work_side_by_side() -> None:
             meeting.wait(300)
             met.append(model.num_timesteps)
 
-    model._gradient_step = meet
+    model.gradient_step = meet
     model.learn(2 * n_steps)
     env.close()
     assert met == list(range(2, 2 * n_steps, 2))
@@ -150,14 +150,14 @@ def test_an_exception_while_environments_step(error: type[BaseException], subpro
     """What the environments were asked for is taken, so that the next learn() does not take it for its own."""
     env = SubprocVecEnv([make_env()], start_method="fork") if subproc else DummyVecEnv([make_env()])
     model = make(Rainbow, env, learning_starts=10, train_freq=1)
-    gradient_step, count = model._gradient_step, iter(range(100))
+    gradient_step, count = model.gradient_step, iter(range(100))
 
     def stop(batch: Any) -> None:
         if next(count) == 5:
             raise error
         gradient_step(batch)
 
-    model._gradient_step = stop
+    model.gradient_step = stop
     with pytest.raises(error):
         model.learn(40)
     before = model.num_timesteps
@@ -168,7 +168,7 @@ def test_an_exception_while_environments_step(error: type[BaseException], subpro
     env.close()
 
 
-def test_train_of_the_user_is_not_put_off() -> None:
+def test_train_of_the_user_is_not_deferred() -> None:
     model = make(Rainbow, learning_starts=8, train_freq=4)
     model.learn(40, callback=lambda *_: model.num_timesteps < 22)
     before, updates = snapshot(model), model._n_updates
@@ -177,21 +177,21 @@ def test_train_of_the_user_is_not_put_off() -> None:
     assert any(not th.equal(value, before[name]) for name, value in snapshot(model).items())
 
 
-def test_the_last_gradient_steps_are_not_put_off() -> None:
+def test_the_last_gradient_steps_are_not_deferred() -> None:
     for overlap in (False, True):
         model = make(QRDQN, learning_starts=8, train_freq=4, overlap=overlap)
         model.learn(16)
-        assert model._n_updates == 2 and model._put_off == 0
+        assert model._n_updates == 2 and model._deferred_steps == 0
 
 
-def test_what_was_put_off_is_saved(tmp_path: Any) -> None:
+def test_deferred_steps_are_saved(tmp_path: Any) -> None:
     """A callback at the beginning of a rollout sees a model that has gradient steps to do."""
     model = make(QRDQN, learning_starts=8, train_freq=4)
     model.learn(18, callback=lambda *_: model.num_timesteps < 17)
-    model._put_off = 2
+    model._deferred_steps = 2
     model.save(tmp_path / "model")
     loaded = QRDQN.load(tmp_path / "model", env=vec_env(), device="cpu")
-    assert loaded._put_off == 2 and loaded._while_stepping is None
+    assert loaded._deferred_steps == 2 and loaded._overlap_env is None
     loaded.replay_buffer = model.replay_buffer
     updates = loaded._n_updates
     loaded.learn(1, reset_num_timesteps=False)
@@ -206,7 +206,7 @@ def test_environment_may_be_changed() -> None:
     assert {int(obs[0]) for obs in model.replay_buffer.observations[:60, 0]} == {0, 5}
 
 
-def put_off(tmp_path: Path) -> Path:
+def deferred(tmp_path: Path) -> Path:
     """:return: a checkpoint with gradient steps to do, and what it was made with"""
     model = make(QRDQN, learning_starts=20, train_freq=4, gradient_steps=3)
     model.learn(62, callback=RollingCheckpointCallback(40, tmp_path, keep=9))
@@ -214,19 +214,19 @@ def put_off(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_gradient_steps_that_were_put_off_are_done_in_either_order(overlap: bool, tmp_path: Path) -> None:
-    model = QRDQN.load_checkpoint(put_off(tmp_path), env=vec_env(), overlap=overlap, device="cpu")
-    assert model._put_off == 3
+def test_deferred_steps_are_done_in_either_order(overlap: bool, tmp_path: Path) -> None:
+    model = QRDQN.load_checkpoint(deferred(tmp_path), env=vec_env(), overlap=overlap, device="cpu")
+    assert model._deferred_steps == 3
     updates = model._n_updates
     model.learn(4, reset_num_timesteps=False)
-    assert model._put_off == 0 and model._n_updates == updates + 6
+    assert model._deferred_steps == 0 and model._n_updates == updates + 6
 
 
 @pytest.mark.parametrize("reset_num_timesteps", [True, False])
 def test_a_checkpoint_without_its_buffer(reset_num_timesteps: bool, tmp_path: Path) -> None:
-    model = QRDQN.load(put_off(tmp_path), env=vec_env(), device="cpu")
+    model = QRDQN.load(deferred(tmp_path), env=vec_env(), device="cpu")
     model.learn(40, reset_num_timesteps=reset_num_timesteps)
-    assert model._put_off == 0
+    assert model._deferred_steps == 0
 
 
 def test_hindsight_buffers_ask_the_environments() -> None:
@@ -281,6 +281,6 @@ def test_what_stops_training_is_what_the_caller_sees() -> None:
         if model.replay_buffer._added[0] == 11:  # 5 and 6 steps
             raise KeyboardInterrupt
 
-    model._gradient_step = stop
+    model.gradient_step = stop
     with pytest.raises(KeyboardInterrupt):
         model.learn(40)

@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
-import sb3_contrib
 import torch as th
 
 from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.iqn.policies import IQNNetwork
+from sb3_distrl.qrdqn.policies import QRDQNNetwork
 from sb3_distrl.rainbow.policies import RainbowNetwork
 from tests.common.envs import POLICIES, vec_env
 from tests.common.settings import SMALL, SMALL_NETS
@@ -27,14 +28,7 @@ def network_of(base: type, method: str) -> type:
 
 
 def policy_of(algorithm: type[ValueAlgorithm], network: type, policy: str = "MlpPolicy") -> type:
-    base = algorithm.policy_aliases[policy]
-    if algorithm is not QRDQN:
-        return type("OwnPolicy", (base,), dict(network_class=network))
-
-    def make_quantile_net(self: Any) -> Any:
-        return network(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
-
-    return type("OwnPolicy", (base,), dict(make_quantile_net=make_quantile_net))
+    return type("OwnPolicy", (algorithm.policy_aliases[policy],), dict(network_class=network))
 
 
 OVERRIDDEN = [
@@ -44,13 +38,14 @@ OVERRIDDEN = [
     (IQN, "preprocess"),
     (IQN, "encode"),
     (IQN, "quantiles"),
-    (QRDQN, "extract_features"),
-    (QRDQN, "forward"),
+    (QRDQN, "preprocess"),
+    (QRDQN, "encode"),
+    (QRDQN, "outputs"),
 ]
 BASES: dict[type[ValueAlgorithm], type] = {
     Rainbow: RainbowNetwork,
     IQN: IQNNetwork,
-    QRDQN: sb3_contrib.qrdqn.policies.QuantileNetwork,
+    QRDQN: QRDQNNetwork,
 }
 
 
@@ -67,12 +62,12 @@ def test_what_is_overridden_is_used_in_acting_and_in_learning(algorithm: type[Va
     model.learn(8)
     network.counts.update({False: 0, True: 0})
     model.policy.set_training_mode(True)
-    batch = model._sample(4)
+    batch = model.sample(4)
     shuffled = batch._replace(observations=batch.observations.flip(0), next_observations=batch.next_observations.flip(0))
     q_values = []
     for each in (batch, shuffled):
         th.manual_seed(0)  # IQN draws fractions
-        q_values.append(model._evaluate(each).q_values)
+        q_values.append(evaluate(model, each).q_values)
     assert network.counts[True] > 0, "it takes part in learning"
     assert th.equal(*q_values), "and makes all observations alike there"
     obs = model.env.reset()
@@ -94,5 +89,5 @@ def test_learning_sees_what_acting_sees() -> None:
     model = Rainbow(policy, vec_env("image"), policy_kwargs=dict(SMALL_NETS[Rainbow]), **SMALL)
     model.learn(40)
     raw = model.replay_buffer.sample(4)
-    assert th.equal(model._preprocessed(raw).observations, raw.observations.float() / 255 / 2)
-    assert th.equal(model._preprocessed(raw).next_observations, model.q_net.preprocess(raw.next_observations))
+    assert th.equal(preprocess(model.q_net, raw).observations, raw.observations.float() / 255 / 2)
+    assert th.equal(preprocess(model.q_net, raw).next_observations, model.q_net.preprocess(raw.next_observations))

@@ -206,7 +206,7 @@ def test_targets_of_iqn_choose_at_distorted_fractions(double_q: bool) -> None:
     model, batch = spread_out("IQN", double_q=double_q, bootstrap_risk=At(0.1)), hand_made_batch()
     bootstrap = th.ones_like(batch.rewards)
     th.manual_seed(2)
-    targets = model._targets(batch, bootstrap)
+    targets = model.targets(batch, bootstrap)
     th.manual_seed(2)
     with th.no_grad():
         fixed = th.full((len(batch.rewards), 1), 0.1)
@@ -251,7 +251,7 @@ def test_risk_is_saved_and_changed_when_loading(name: str, tmp_path: Path) -> No
     assert loaded.risk == CVaR(0.25) and loaded.bootstrap_risk == MEAN
     assert np.array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
     changed = type(model).load(tmp_path / "model", risk="norm:2", bootstrap_risk=None)
-    assert changed.risk == changed._bootstrap_risk == Norm(2) and changed.bootstrap_risk is None
+    assert changed.risk == changed.target_risk == Norm(2) and changed.bootstrap_risk is None
     model.risk = "norm:2"
     assert np.array_equal(changed.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
     assert copy.deepcopy(model).risk == Norm(2)

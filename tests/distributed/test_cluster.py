@@ -111,14 +111,14 @@ class LoseTheOtherMachine(BaseCallback):
         if self.state == "both" and added.min() >= 100:
             cluster.remove_node(other)
             self.state, self.at = "one", added.copy()
-        if self.state == "one" and self.model._actors.failures and added.max() > self.at.max() + 500:
+        if self.state == "one" and self.model._intake.actors.failures and added.max() > self.at.max() + 500:
             grown = added - self.at
             assert grown.min() <= 60, grown  # what was under way
-            assert self.model._actors.failures == 1, "waiting for a place counts as a failure"
+            assert self.model._intake.actors.failures == 1, "waiting for a place counts as a failure"
             cluster.add_node(num_cpus=1)
             self.state, self.at = "again", added.copy()
         if self.state == "again" and (added - self.at).min() >= 50:
-            print("both", self.model._actors.failures)
+            print("both", self.model._intake.actors.failures)
             return False
         return True
 
@@ -178,7 +178,7 @@ model.learn(1_000_000, callback=UntilSignal(1))
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
 assert signal.getsignal(signal.SIGTERM) is handler
 assert not list((folder / "ray").iterdir()), list((folder / "ray").iterdir())
-assert model._actors is None and not ray.is_initialized()
+assert model._intake is None and not ray.is_initialized()
 print("going on", flush=True)
 token = folder / ".ray" / "auth_token"
 assert token.stat().st_mode & 0o777 == 0o600, oct(token.stat().st_mode)

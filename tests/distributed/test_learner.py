@@ -44,9 +44,9 @@ def test_learns_and_counts_like_the_algorithm_without_actors(cls):
     before = digest(model)
     model.learn(400, callback=counting, log_interval=1000)
     assert counting.steps == list(range(4, 401, 4)) and model._n_calls == 100
-    assert model._n_updates == (400 - 60) * 0.25 and model._due() == 0
+    assert model._n_updates == (400 - 60) * 0.25 and model.steps_due() == 0
     assert model._episode_num == counting.dones == len(counting.returns) == len(model.ep_info_buffer) > 10
-    assert digest(model) != before and model._actors is None
+    assert digest(model) != before and model._intake is None
     assert model.replay_buffer._added.sum() == 400
     model.replay_buffer.check_valid()
 
@@ -149,7 +149,7 @@ class Rates(BaseCallback):
     """Looks at the epsilons that actors have."""
 
     def _on_step(self):
-        self.of_actors = [worker.model.exploration_rate.tolist() for worker in self.model._actors.workers]
+        self.of_actors = [worker.model.exploration_rate.tolist() for worker in self.model._intake.actors.workers]
         return True
 
 
@@ -246,10 +246,10 @@ def test_weights_that_are_not_finite_are_not_sent():
 
     with pytest.raises(ValueError, match=r"^loss=nan is not finite in gradient step .*, as the weights are not finite"):
         model.learn(300, callback=Diverge())
-    assert model._actors is None
+    assert model._intake is None
     with pytest.raises(ValueError, match=r"not finite after .* gradient steps, and actors are not given them"):
         model.learn(300)
-    assert model._actors is None
+    assert model._intake is None
 
 
 class Stuck(gymnasium.Wrapper):
@@ -269,7 +269,7 @@ def test_environments_that_cannot_be_closed():
     Stuck.closed = 0
     with pytest.raises(RuntimeError, match="does not answer"):
         model.learn(60)
-    assert model._actors is None and Stuck.closed == 4  # with the one that the first observations are of
+    assert model._intake is None and Stuck.closed == 4  # with the one that the first observations are of
     model.learn(60)
     assert model.num_timesteps == 60 and Stuck.closed == 8
 

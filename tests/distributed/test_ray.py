@@ -46,8 +46,8 @@ def test_a_subclass_that_cannot_be_imported_has_actors_of_its_own():
     """As one of __main__; their priorities are those of its loss."""
 
     class Constant(ApeXRainbow):
-        def _loss(self, batch, bootstrap):
-            loss = super()._loss(batch, bootstrap)
+        def loss(self, batch, bootstrap):
+            loss = super().loss(batch, bootstrap)
             return loss._replace(priorities=th.full_like(loss.priorities, 7.0))
 
     NETWORKS[Constant] = NETWORKS[ApeXRainbow]
@@ -112,11 +112,11 @@ class LongAgo(BaseCallback):
     failures = 0
 
     def _on_rollout_start(self):
-        for actor in self.model._actors.actors if self.model._actors else []:
+        for actor in self.model._intake.actors.actors if self.model._intake else []:
             actor.heard = actor.heard and actor.heard - 1000
 
     def _on_step(self):
-        self.failures = self.model._actors.failures
+        self.failures = self.model._intake.actors.failures
         return True
 
 
@@ -133,8 +133,8 @@ class Replaced(BaseCallback):
 
     def _on_step(self):
         added = self.model.replay_buffer._added
-        if self.model._actors.failures > self.failures:
-            self.failures, self.then = self.model._actors.failures, added.copy()
+        if self.model._intake.actors.failures > self.failures:
+            self.failures, self.then = self.model._intake.actors.failures, added.copy()
         return not (self.failures and (added - self.then).min() >= 100)
 
 
@@ -146,7 +146,7 @@ def test_an_environment_that_always_fails_ends_the_run(what, tmp_path):
     says = {"exception": MESSAGE, "kill": "actor 0|actor 1", **not_finite}[what]
     with pytest.raises(RuntimeError, match=f"(?s)Actors failed 3 times .* max_failures=2.*({says})"):
         model.learn(600)
-    assert model._actors is None and model.num_timesteps == 0
+    assert model._intake is None and model.num_timesteps == 0
 
 
 def test_actors_that_cannot_make_their_environment_say_so(tmp_path):
@@ -174,7 +174,7 @@ def test_environments_are_closed(tmp_path, caplog):
     """By their actors, even if it fails, about which the log says something."""
     model = make_model(env=Telling.maker(tmp_path, process=os.getpid()), collector="ray", synchronous=True)
     model.learn(40)
-    assert model._actors is None
+    assert model._intake is None
     assert len({*os.listdir(tmp_path)} - {f"closed by {os.getpid()}"}) == 2
     for actor in range(2):
         assert f"Actor {actor} could not close its environments" in caplog.text and MESSAGE in caplog.text
@@ -184,7 +184,7 @@ class Tolerated(BaseCallback):
     """Looks at how many failures are tolerated."""
 
     def _on_step(self):
-        self.max_failures = self.model._actors.max_failures
+        self.max_failures = self.model._intake.actors.max_failures
         return True
 
 
@@ -205,7 +205,7 @@ class Pauses(LongAgo):
 
     def _on_rollout_start(self):
         super()._on_rollout_start()
-        if collector := self.model._actors:
+        if collector := self.model._intake:
             collector.looked -= 1000
             collector.last_block -= 1000
 

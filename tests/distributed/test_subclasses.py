@@ -9,6 +9,7 @@ import pytest
 import torch as th
 
 from sb3_distrl import Rainbow
+from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.distributed import ApeX, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.distributed.worker import RolloutWorker
 from tests.distributed.settings import NETWORKS, make_model, spec_of
@@ -33,9 +34,9 @@ class Bonus:
         if self.scale <= 0:
             raise ValueError(f"scale={self.scale} must be positive: use 2.")
 
-    def _loss(self, batch, bootstrap):
+    def loss(self, batch, bootstrap):
         assert self.of_init and self.of_setup
-        loss = super()._loss(batch, bootstrap)
+        loss = super().loss(batch, bootstrap)
         worth = th.from_numpy(self.worth)[batch.actions.flatten()]
         bias = self.module.bias.detach().abs()
         return loss._replace(priorities=self.scale * loss.priorities + worth + 1000 * bias)
@@ -77,8 +78,8 @@ def test_priorities_are_those_of_the_overridden_loss(cls):
     report = RolloutWorker(spec_of(model), 1).collect(model._weights())
     model.replay_buffer.add_block(np.arange(2), report.block)
     indices = (np.arange(10)[:, None] * 4 + np.arange(2)).reshape(-1)
-    batch = model._preprocessed(model.replay_buffer._n_step_samples(indices, np.ones(20), None))
-    expected = model._evaluate(batch).priorities.detach().numpy()
+    batch = preprocess(model.q_net, model.replay_buffer._n_step_samples(indices, np.ones(20), None))
+    expected = evaluate(model, batch).priorities.detach().numpy()
     np.testing.assert_allclose(report.block.priorities.reshape(-1), expected, rtol=1e-5)
     bias = 1000 * abs(model.module.bias.item())
     assert expected.min() >= 10 + bias > 10 and expected.max() >= 30 + bias
@@ -137,7 +138,7 @@ def test_what_cannot_be_pickled_is_named():
     model.secret = threading.Lock()
     with pytest.raises(ValueError, match=r"secret=.* of ApeXRainbow cannot be pickled .*_excluded_save_params"):
         model.learn(100)
-    assert model._actors is None
+    assert model._intake is None
 
 
 def test_what_cannot_be_unpickled_is_an_error():
@@ -162,8 +163,8 @@ from sb3_distrl.distributed import ApeXRainbow
 from tests.distributed.settings import NETWORKS, make_model
 
 class Mine(ApeXRainbow):
-    def _loss(self, batch, bootstrap):
-        loss = super()._loss(batch, bootstrap)
+    def loss(self, batch, bootstrap):
+        loss = super().loss(batch, bootstrap)
         return loss._replace(priorities=th.full_like(loss.priorities, 7.0))
 
 NETWORKS[Mine] = NETWORKS[ApeXRainbow]

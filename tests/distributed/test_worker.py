@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer, RowArray
+from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.distributed import ApeXIQN
 from sb3_distrl.distributed.envs import ActorEnvs, make_envs
 from sb3_distrl.distributed.worker import RolloutWorker, epsilon_ladder
@@ -55,17 +56,17 @@ def test_priorities_are_those_of_the_algorithms_loss(cls, n_steps):
     report = worker.collect(model._weights())
     model.replay_buffer.add_block(np.arange(3), report.block)
     indices = (np.arange(10)[:, None] * 6 + np.arange(3)).reshape(-1)
-    batch = model._preprocessed(model.replay_buffer._n_step_samples(indices, np.ones(30), None))
+    batch = preprocess(model.q_net, model.replay_buffer._n_step_samples(indices, np.ones(30), None))
     assert n_steps == 1 or len(set(batch.discounts.flatten().tolist())) > 1
     if cls.__name__ == "ApeXIQN":
         return_of_seed = []
         for _ in range(300):  # its fractions are drawn
-            return_of_seed.append(model._evaluate(batch).priorities.detach().numpy())
+            return_of_seed.append(evaluate(model, batch).priorities.detach().numpy())
         low, high = np.min(return_of_seed, axis=0), np.max(return_of_seed, axis=0)
         found = report.block.priorities.reshape(-1)
         assert ((found > 0.5 * low) & (found < 2 * high)).all()
         return
-    expected = model._evaluate(batch).priorities.detach().numpy()
+    expected = evaluate(model, batch).priorities.detach().numpy()
     np.testing.assert_allclose(report.block.priorities.reshape(-1), expected, rtol=1e-5, atol=1e-6)
     masses = model.replay_buffer.tree[indices]
     np.testing.assert_allclose(masses, (expected + 1e-6) ** model.alpha, rtol=1e-3)

@@ -77,10 +77,10 @@ def test_fractions_are_drawn_or_midpoints() -> None:
     with th.no_grad():
         assert th.allclose(model.q_net(obs), model.q_net.quantiles(model.q_net.encode(obs), midpoints).mean(dim=1))
         features = model.q_net.encode(obs)
-        assert not th.equal(model.q_net.sampled_q_values(features), model.q_net.sampled_q_values(features))
+        assert not th.equal(model.q_net.sampled_values(features), model.q_net.sampled_values(features))
         same = obs[:1].expand(200, 3)
         model.q_net.head.stream.layers[-1].bias.zero_()
-        sampled = model.q_net.sampled_q_values(model.q_net.encode(same))
+        sampled = model.q_net.sampled_values(model.q_net.encode(same))
         assert sampled.std(dim=0).min() > 0, "each row has fractions of its own"
 
 

@@ -146,7 +146,7 @@ def test_weights_multiply_the_loss_of_each_sample(distributional: bool, prioriti
     gradients = [parameter.grad.clone() for parameter in model.q_net.parameters()]
     masses = model.replay_buffer.tree[batch.indices].copy()
 
-    model._gradient_step(batch)
+    model.gradient_step(batch)
 
     assert any(gradient.abs().max() > 0.01 for gradient in gradients)
     for parameter, old, gradient in zip(model.q_net.parameters(), before, gradients, strict=True):
@@ -170,7 +170,7 @@ def test_gradient_norm_is_clipped_and_logged_as_it_was() -> None:
     model.learn(20)
     model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in model.q_net.parameters()]
-    model._gradient_step(hand_made_batch(rewards=INSIDE))
+    model.gradient_step(hand_made_batch(rewards=INSIDE))
     moved = [old - new.detach() for old, new in zip(before, model.q_net.parameters(), strict=True)]
     assert math.sqrt(sum(float(each.square().sum()) for each in moved)) == pytest.approx(0.01, rel=1e-2)
     assert logged(model)["train/grad_norm"] > 0.1
