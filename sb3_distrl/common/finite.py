@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_distrl.common.policies import optimizers_of
+
 REMEDY = "lower the learning rate, or clip rewards and observations"
 
 
@@ -35,7 +37,8 @@ def check_model(policy: Any, n_updates: int) -> None:
     not_saved = "and the model is not saved, so that former files stay as they are"
     check_weights(policy, n_updates, not_saved)
     names = {parameter: name for name, parameter in policy.named_parameters()}
-    for parameter, state in policy.optimizer.state.items():
+    states = (item for optimizer in optimizers_of(policy).values() for item in optimizer.state.items())
+    for parameter, state in states:
         for key, value in state.items():
             if isinstance(value, th.Tensor) and not _is_finite(value):
                 raise ValueError(

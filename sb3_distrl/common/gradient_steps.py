@@ -78,17 +78,18 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
         loss = losses.mean()
     optimizers = [model.policy.optimizer, *(getattr(model.policy, name) for name in extra)]
     on_device = all(reading_waits(optimizer, loss.device) for optimizer in optimizers)
-    for optimizer in optimizers:
-        optimizer.zero_grad()
+    gradients = [gradients_of(part, optimizer) for part, optimizer in zip(extra.values(), optimizers[1:], strict=True)]
+    optimizers[0].zero_grad()
     loss.backward()
     seen = {"loss": loss.detach(), **({"priorities": priorities.max()} if model.prioritized else {})}
     large = not on_device and not loss.item() < LARGE_LOSS
     if large or measure_norm or model.max_grad_norm is not None:
         seen["grad_norm"] = clip_gradients(model.q_net, model.max_grad_norm)
         metrics = {**metrics, "grad_norm": seen["grad_norm"]}
-    for name, extra_loss in extra.items():  # their gradients are not clipped
-        extra_loss.backward()
-        seen[name] = extra_loss.detach()
+    for pairs in gradients:  # these are not clipped
+        for parameter, gradient in pairs:
+            parameter.grad = gradient
+    seen.update({name: part.detach() for name, part in extra.items()})
     try:
         if on_device:
             metrics = {**metrics, "skipped": step_where_finite(optimizers, seen)}
@@ -106,6 +107,16 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
     if model.prioritized:
         model.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[attr-defined, union-attr]
     return {"loss": loss, "q_mean": q_values.mean(), **metrics}
+
+
+def gradients_of(loss: th.Tensor, optimizer: th.optim.Optimizer) -> list[tuple[th.nn.Parameter, th.Tensor]]:
+    """
+    :param loss: scalar
+    :param optimizer: of some parameters
+    :return: these parameters and their gradients, while those of all others stay as they are
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return list(zip(parameters, th.autograd.grad(loss, parameters, retain_graph=True), strict=True))
 
 
 def step_where_finite(optimizers: list[th.optim.Optimizer], seen: dict[str, th.Tensor]) -> th.Tensor:
