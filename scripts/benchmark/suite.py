@@ -10,7 +10,7 @@ import rl_zoo3
 import yaml
 
 from sb3_distrl.zoo import register
-from sb3_distrl.zoo.settings import Loader, Mergeable, evaluated, hyperparams_file, plain, read_entries
+from sb3_distrl.zoo.entries import Loader, Mergeable, evaluated, hyperparams_file, plain, read_entries
 
 FOLDER = Path(__file__).resolve().parent
 register()  # names that hyperparameter files use

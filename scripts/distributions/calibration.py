@@ -31,7 +31,7 @@ from tqdm import trange
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.plotting import record_episode, save_film
-from sb3_distrl.plotting.distribution import COLORS
+from sb3_distrl.plotting.density import COLORS
 
 RESULTS = Path(__file__).parent / "results"
 

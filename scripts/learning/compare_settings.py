@@ -15,7 +15,7 @@ from shared import ALGORITHMS, ROOT, machine, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
-from sb3_distrl.zoo.settings import read_entries
+from sb3_distrl.zoo.entries import read_entries
 
 EVAL_SEED = 10_000
 
