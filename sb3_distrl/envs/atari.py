@@ -151,9 +151,7 @@ class AtariVecEnv(VecEnv):
         """:return: the registered game, and the arguments for it"""
         spec = gymnasium.registry.get(env_id)
         if spec is None or spec.entry_point != ENTRY_POINT or spec.max_episode_steps or spec.additional_wrappers:
-            raise ValueError(
-                f"env_id={env_id} is not a game of ale-py: use one, such as PongNoFrameskip-v4 or ALE/Pong-v5."
-            )
+            raise ValueError(f"env_id={env_id} is not a game of ale-py: use one, such as PongNoFrameskip-v4 or ALE/Pong-v5.")
         settings = {**spec.kwargs, **env_kwargs}
         if not isinstance(settings.get("frameskip", 4), int):
             raise ValueError(
