@@ -1,4 +1,4 @@
-"""A suite of runs: who trains where, with which settings and seeds, and what is measured."""
+"""A suite of runs: which algorithms train on which environments, with which settings and seeds, and what is measured."""
 
 import itertools
 from collections.abc import Iterable
@@ -97,7 +97,7 @@ class Suite:
       hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it; ``envs``, if not all
 
     :param path: YAML file
-    :raises ValueError: for a file that is no suite
+    :raises ValueError: for a file that is not a suite
     """
 
     def __init__(self, path: Path) -> None:

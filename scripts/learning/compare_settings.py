@@ -1,4 +1,4 @@
-"""Hyperparameter files against each other: evaluation returns of the final policies over seeds, trained by sb3-distrl."""
+"""Comparison of hyperparameter files: evaluation returns of the final policies over seeds, trained by sb3-distrl."""
 
 import argparse
 import os
