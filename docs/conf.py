@@ -1,4 +1,4 @@
-"""Sphinx makes the API documentation from the docstrings: ``make docs``."""
+"""Sphinx builds the API documentation from the docstrings: ``make docs``."""
 
 import sb3_distrl
 

@@ -15,7 +15,7 @@ from sb3_distrl import QRDQN, Rainbow
 from sb3_distrl.functional.risk import as_distortion
 from tests.common.envs import vec_env
 from tests.common.settings import ALGORITHMS, assert_same_parameters, make, snapshot
-from tests.distributed.settings import CLASSES, digest, make_model
+from tests.distributed.models import CLASSES, digest, make_model
 
 STEPS = 40  # of each part
 EXPLORING = dict(exploration_initial_eps=0.9, exploration_final_eps=0.9, exploration_fraction=1.0)

@@ -41,18 +41,19 @@ def resolve_path(path: str | Path, suffix: str) -> Path:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     """
     What is written to the path given out takes the place of the file at once, when the block ends without an exception.
 
     Until then the former file is there, however the process dies.
 
     :param path: the file
+    :param shared: whether several processes may write it at the same time; each then has a temporary file of its own
     :return: where to write
     """
     path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:

@@ -1,4 +1,4 @@
-"""Atari games played by ale-py's C++ vector environment, as an SB3 ``VecEnv``."""
+"""Atari games in ale-py's C++ vector environment, as an SB3 ``VecEnv``."""
 
 import os
 import time
@@ -13,57 +13,60 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from sb3_distrl.validation import check_at_least
+
 ENTRY_POINT = "ale_py.env:AtariEnv"
 FORWARDED = {"repeat_action_probability", "full_action_space", "max_num_frames_per_episode"}
-IGNORED = {"game", "frameskip", "render_mode"}  # known, or of no effect here
-NEVER = 2**30  # frames: this class limits the length of games by itself
+IGNORED = {"game", "frameskip", "render_mode"}  # used elsewhere, or without effect here
+NEVER = 2**30  # frames; this class limits the length of games itself
 NOOP = np.zeros(1, dtype=np.int64)
-INSTEAD = "use SB3's make_atari_env, which is slower"
+ALTERNATIVE = "use SB3's make_atari_env, which is slower"
 
 
 class AtariVecEnv(VecEnv):
     """
     Atari games with the preprocessing of SB3's ``AtariWrapper`` and ``VecFrameStack``, emulated by ale-py in C++ threads.
 
-    It stands for ``VecTransposeImage(VecFrameStack(make_atari_env(env_id, n_envs), 4))`` (Mnih et al. 2015,
+    It replaces ``VecTransposeImage(VecFrameStack(make_atari_env(env_id, n_envs), 4))`` (Mnih et al. 2015,
     https://doi.org/10.1038/nature14236): no-ops and FIRE at the start, frame skip, maximum of the last two frames, grayscale,
-    84 x 84, stacks that start with zeros, the loss of a life as a terminal state after which the game goes on, rewards of -1,
-    0 and 1. Infos have ``lives``, ``episode_frame_number``, ``frame_number``, ``TimeLimit.truncated``, at the end of an
-    episode ``terminal_observation``, and at the end of a game, not of a life, ``episode`` with the unclipped return and the
-    length in frames, as SB3's ``Monitor`` does there. Each game has a thread, which works from ``step_async`` on.
+    84 x 84, stacks that start with zeros, loss of a life as a terminal state after which the game goes on, rewards of -1, 0
+    and 1. Infos have ``lives``, ``episode_frame_number``, ``frame_number``, ``TimeLimit.truncated``, at the end of an episode
+    ``terminal_observation``, and at the end of a game, not of a life, ``episode`` with the unclipped return and the length in
+    frames, like SB3's ``Monitor``. Each game runs in a thread of its own, from ``step_async`` on.
 
-    With the same actions and no no-ops, rewards, ends of episodes, lives, and returns and lengths of games are SB3's, and the
-    observations of some games, such as Breakout, too, to the bit (in ``tests/envs/test_atari.py``, and in 500 random steps of
-    each of the 102 games that SB3's wrappers take). What differs:
+    With the same actions and no no-ops, rewards, ends of episodes, lives, and returns and lengths of games equal SB3's. So do
+    the observations of some games, such as Breakout, to the bit (compared in ``tests/envs/test_atari.py``, and in 500 random
+    steps of each of the 102 games that SB3's wrappers accept). The differences are:
 
-    - Pixels: SB3 takes the maximum of two frames in colour, ale-py in grayscale. Of Pong's pixels 0.2% differ, by at most 16
-      of 255; of the 102 games, 12 have no such pixels, half have less than 0.1% and all less than 4%, by at most 43, except
-      AirRaid, where half of them differ, by at most 110.
-    - No-ops: ale-py draws 0 to ``noop_max`` - 1 of them, SB3 1 to ``noop_max``, from another generator. So it is with sticky
-      actions.
-    - The last observation of a lost game, whose value nobody needs: ale-py leaves out the frames in which it is lost.
-    - A game that reaches its greatest length plays up to ``frame_skip`` - 1 frames more, so that its last observation is that
-      of a whole step; SB3 breaks off, and shows older frames.
+    - Pixels: SB3 takes the maximum of two frames in colour, ale-py in grayscale. In Pong, 0.2% of the pixels differ, by at
+      most 16 of 255. Of the 102 games, 12 have no such pixels, half have less than 0.1% and all less than 4%, by at most 43;
+      the exception is AirRaid, where half of them differ, by at most 110.
+    - No-ops: ale-py draws 0 to ``noop_max`` - 1 of them, SB3 1 to ``noop_max``, from another generator. Sticky actions come
+      from another generator, too.
+    - The last observation of a lost game, whose value is never used: ale-py leaves out the frames in which it is lost.
+    - A game that reaches its maximum length plays up to ``frame_skip`` - 1 more frames, so that its last observation is that
+      of a whole step; SB3 stops at once and shows older frames.
     - The lengths of AirRaid, Berzerk and Pacman include the 8 to 20 frames that ale-py plays first.
-    - ``reset()`` starts new games; SB3 goes on with the next life of the old ones.
+    - ``reset()`` starts new games; SB3 continues with the next life of the old ones.
     - ``get_images()`` shows what the agent sees, in grayscale.
 
-    :param env_id: name of a game that ale-py registers, with or without frame skip of its own, which does not count:
-        ``BreakoutNoFrameskip-v4``, ``ALE/Breakout-v5``
-    :param n_envs: how many games
-    :param seed: of the first game; the others follow. Random without
-    :param noop_max: greatest number of no-ops at the start of a game, in frames; 0 for none
+    :param env_id: name of a game that ale-py registers, such as ``BreakoutNoFrameskip-v4`` or ``ALE/Breakout-v5``; its own
+        frame skip is ignored
+    :param n_envs: number of games
+    :param seed: seed of the first game; the others count up from it. By default random
+    :param noop_max: maximum number of no-ops at the start of a game, in frames; 0 for none
     :param frame_skip: frames per step
     :param screen_size: height and width of observations, in pixels
     :param terminal_on_life_loss: whether the loss of a life ends the episode
     :param clip_reward: whether rewards are replaced by their signs
-    :param action_repeat_probability: that of repeating the last action in a frame; 0 leaves it to ``env_id``, which means 0
-        for v4 and 0.25 for v5
+    :param action_repeat_probability: probability of repeating the last action in a frame; 0 leaves it to ``env_id``, which
+        means 0 for v4 and 0.25 for v5
     :param n_stack: number of frames in an observation
-    :param env_kwargs: of the environment: ``repeat_action_probability``, ``full_action_space``, and
-        ``max_num_frames_per_episode`` (frames, 108,000 in what ale-py registers)
-    :param monitor_dir: folder for returns and lengths of games, in the files of SB3's ``Monitor``
-    :raises DependencyNotInstalled: without ale-py, or one that has no vector environment
+    :param env_kwargs: arguments of the environment: ``repeat_action_probability``, ``full_action_space``, and
+        ``max_num_frames_per_episode`` (frames; 108,000 in what ale-py registers)
+    :param monitor_dir: folder for returns and lengths of games, in files like those of SB3's ``Monitor``
+    :raises ValueError: for a game or arguments that this environment does not support
+    :raises DependencyNotInstalled: if ale-py is not installed, or has no vector environment
     """
 
     render_mode = "rgb_array"
@@ -83,15 +86,9 @@ class AtariVecEnv(VecEnv):
         env_kwargs: dict[str, Any] | None = None,
         monitor_dir: str | None = None,
     ) -> None:
-        for name, value, least in (
-            ("n_envs", n_envs, 1),
-            ("noop_max", noop_max, 0),
-            ("frame_skip", frame_skip, 1),
-            ("screen_size", screen_size, 1),
-            ("n_stack", n_stack, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}.")
+        check_at_least("noop_max", noop_max, 0, "use 0 to start games without no-ops")
+        for name, value in dict(n_envs=n_envs, frame_skip=frame_skip, screen_size=screen_size, n_stack=n_stack).items():
+            check_at_least(name, value, 1, "use a positive number")
         try:
             import ale_py
             from ale_py import AtariVectorEnv
@@ -105,10 +102,10 @@ class AtariVecEnv(VecEnv):
         if repeat and action_repeat_probability:
             raise ValueError(
                 f"action_repeat_probability={action_repeat_probability} comes on top of {env_id}'s own {repeat}: "
-                "set it in env_kwargs, as repeat_action_probability, alone."
+                "set only repeat_action_probability, in env_kwargs."
             )
         self._games = [
-            AtariVectorEnv(  # one for each game, which can then go through the start of an episode while others wait
+            AtariVectorEnv(  # one for each game, so that each can play the start of an episode while the others wait
                 settings["game"],
                 num_envs=1,
                 num_threads=1,
@@ -129,9 +126,9 @@ class AtariVecEnv(VecEnv):
         fire = ale_py.Action.FIRE in actions
         if actions[0] != ale_py.Action.NOOP:
             raise ValueError(
-                f"env_id={env_id} does not have NOOP for its first action, so AtariWrapper refuses it: use another."
+                f"env_id={env_id} does not have NOOP as its first action, so AtariWrapper refuses it: use another game."
             )
-        self._opening = [np.array([1]), np.array([2])] if fire else []  # as SB3's FireResetEnv begins an episode
+        self._opening = [np.array([1]), np.array([2])] if fire else []  # SB3's FireResetEnv starts an episode with these
         self.terminal_on_life_loss = terminal_on_life_loss
         self.clip_reward = clip_reward
         self._max_frames = settings.get("max_num_frames_per_episode") or NEVER
@@ -140,7 +137,7 @@ class AtariVecEnv(VecEnv):
         self._stacks = np.zeros((n_envs, *shape), dtype=np.uint8)
         self._lives = [0] * n_envs
         self._returns = [0] * n_envs
-        self._busy = [False] * n_envs  # whether a game was sent an action whose result was not received
+        self._busy = [False] * n_envs  # games that were sent an action and whose result is pending
         self._start_time = time.time()
         self._writers: list[ResultsWriter] = []
         if monitor_dir is not None:
@@ -151,12 +148,10 @@ class AtariVecEnv(VecEnv):
 
     @staticmethod
     def _read(env_id: str, env_kwargs: dict[str, Any]) -> tuple[gymnasium.envs.registration.EnvSpec, dict[str, Any]]:
-        """:return: what is registered under the name, and the arguments for it"""
+        """:return: the registered game, and the arguments for it"""
         spec = gymnasium.registry.get(env_id)
         if spec is None or spec.entry_point != ENTRY_POINT or spec.max_episode_steps or spec.additional_wrappers:
-            raise ValueError(
-                f"env_id={env_id} is no game of ale-py: use one such as PongNoFrameskip-v4 or ALE/Pong-v5, or another VecEnv."
-            )
+            raise ValueError(f"env_id={env_id} is not a game of ale-py: use one, such as PongNoFrameskip-v4 or ALE/Pong-v5.")
         settings = {**spec.kwargs, **env_kwargs}
         if not isinstance(settings.get("frameskip", 4), int):
             raise ValueError(
@@ -164,24 +159,20 @@ class AtariVecEnv(VecEnv):
                 f"use {settings['game'].title().replace('_', '')}NoFrameskip-v4."
             )
         unknown = {name: value for name, value in settings.items() if name not in FORWARDED | IGNORED}
-        if unknown.get("obs_type") in ("rgb", "grayscale"):  # of which AtariWrapper makes the same
+        if unknown.get("obs_type") in ("rgb", "grayscale"):  # AtariWrapper makes the same observations of both
             del unknown["obs_type"]
         if unknown:
             raise ValueError(
-                f"env_kwargs={unknown} cannot be given to ale-py's vector environment: leave them out, or {INSTEAD}."
+                f"env_kwargs={unknown} cannot be given to ale-py's vector environment: leave them out, or {ALTERNATIVE}."
             )
         return spec, settings
 
     # Steps
 
     def reset(self) -> np.ndarray:
-        """
-        Start new games.
-
-        :return: observations, shape [n_envs, n_stack, screen_size, screen_size]
-        """
+        """:return: observations of new games, shape [n_envs, n_stack, screen_size, screen_size]"""
         for i in range(self.num_envs):
-            if self._busy[i]:  # the result of a step that nobody waits for
+            if self._busy[i]:  # discard the result of an abandoned step
                 self._receive(i)
         left = {i: self._new_game(i, seed) for i, seed in enumerate(self._seeds)}
         self._reset_seeds()
@@ -190,24 +181,18 @@ class AtariVecEnv(VecEnv):
         return self._stacks.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """
-        :param actions: shape [n_envs]
-        :raises ValueError: for an action that does not exist, or for actions of another shape
-        :raises RuntimeError: if a step was not waited for
-        """
         actions = np.asarray(actions, dtype=np.int64)
         if actions.shape not in ((self.num_envs,), (self.num_envs, 1)):
-            raise ValueError(f"actions of shape {actions.shape} should have shape ({self.num_envs},): give one for each game.")
+            raise ValueError(f"actions of shape {actions.shape} should have shape ({self.num_envs},): pass one for each game.")
         actions = actions.reshape(self.num_envs)
         if actions.min() < 0 or actions.max() >= self.action_space.n:  # type: ignore[attr-defined]
-            raise ValueError(f"actions={actions.tolist()} must be from {self.action_space}.")  # ale-py would wait for ever
+            raise ValueError(f"actions={actions.tolist()} must be from {self.action_space}.")  # ale-py would wait forever
         if any(self._busy):
-            raise RuntimeError("The step before was not waited for, or interrupted: call step_wait() or reset() first.")
+            raise RuntimeError("The previous step was not waited for, or was interrupted: call step_wait() or reset() first.")
         for i in range(self.num_envs):
             self._send(i, actions[i : i + 1])
 
     def step_wait(self) -> VecEnvStepReturn:
-        """:return: observations, rewards, whether episodes ended, and infos; each array is the caller's own"""
         if not all(self._busy):
             raise RuntimeError("No step is under way: call step_async() first.")
         stacks = self._stacks
@@ -232,7 +217,7 @@ class AtariVecEnv(VecEnv):
             if truncated:
                 left[i] = self._new_game(i)
             else:
-                self._send(i, NOOP)  # after a game, ale-py takes it for a reset
+                self._send(i, NOOP)  # after the end of a game, ale-py takes it as a reset
                 left[i] = self._opening
         self._begin(left)
         if self.clip_reward:
@@ -244,7 +229,7 @@ class AtariVecEnv(VecEnv):
         self._games[i].send(action)
 
     def _receive(self, i: int) -> tuple[np.ndarray, int, bool, dict[str, Any]]:
-        """:return: frame, unclipped reward, whether the game is over, and the beginning of an info"""
+        """:return: frame, unclipped reward, whether the game is over, and info"""
         frames, rewards, terminated, _, ale_info = self._games[i].recv()
         self._busy[i] = False
         info = {name: int(ale_info[name][0]) for name in ("lives", "episode_frame_number", "frame_number")}
@@ -254,7 +239,7 @@ class AtariVecEnv(VecEnv):
         return frames[0, 0], reward, bool(terminated[0]), info
 
     def _new_game(self, i: int, seed: int | None = None) -> list[np.ndarray]:
-        """:return: the actions of the opening that are left, the first one being under way"""
+        """Start a game and send the first action of the opening; return its other actions."""
         frames, ale_info = self._games[i].reset(seed=None if seed is None else seed % 2**31)  # ale-py takes 32 bits, signed
         self._lives[i], self._returns[i] = int(ale_info["lives"][0]), 0
         self._show_first(i, frames[0, 0])
@@ -263,16 +248,12 @@ class AtariVecEnv(VecEnv):
         return self._opening[1:]
 
     def _begin(self, left: dict[int, list[np.ndarray]]) -> None:
-        """
-        Play until an episode has begun in each of these games, side by side.
-
-        :param left: actions that are left to take, for each game; another may be under way, whose frame comes first
-        """
+        """Play the actions that are left of the opening of each game, in parallel, until all pending frames have arrived."""
         while left := {i: actions for i, actions in left.items() if self._busy[i]}:
             for i, actions in left.items():
                 frame, _, over, _ = self._receive(i)
                 self._show_first(i, frame)
-                if over:  # meanwhile: a new game, in which the opening goes on
+                if over:  # during the opening: continue it in a new game
                     self._returns[i] = 0
                     self._send(i, NOOP)
                 elif actions:
@@ -284,7 +265,7 @@ class AtariVecEnv(VecEnv):
         self._stacks[i, -1] = frame
 
     def _end_of_game(self, i: int, n_frames: int) -> dict[str, Any]:
-        """:return: what SB3's Monitor says of a game"""
+        """Write a row as SB3's Monitor does, and return it."""
         episode = {"r": float(self._returns[i]), "l": n_frames, "t": round(time.time() - self._start_time, 6)}
         self._returns[i] = 0
         if self._writers:
@@ -294,28 +275,25 @@ class AtariVecEnv(VecEnv):
     # The rest of a VecEnv
 
     def close(self) -> None:
-        """End the games' threads."""
         self._games = []
         for writer in self._writers:
             writer.close()
         self._writers = []
 
     def get_images(self) -> Sequence[np.ndarray]:
-        """:return: for each game the newest frame that the agent sees, shape [screen_size, screen_size, 3]"""
+        """:return: the newest frame of each game, shape [screen_size, screen_size, 3]"""
         return [np.repeat(frame[:, :, None], 3, axis=2) for frame in self._stacks[:, -1]]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """:return: the attribute of this object, which all games share, for each game"""
+        """Attributes are those of this object, which all games share."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """:raises NotImplementedError: always"""
-        raise NotImplementedError(f"set_attr({attr_name!r}): games are in C++, without attributes: {INSTEAD}.")
+        raise NotImplementedError(f"set_attr({attr_name!r}): games are in C++, without attributes: {ALTERNATIVE}.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """:raises NotImplementedError: always"""
-        raise NotImplementedError(f"env_method({method_name!r}): games are in C++, without methods: {INSTEAD}.")
+        raise NotImplementedError(f"env_method({method_name!r}): games are in C++, without methods: {ALTERNATIVE}.")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """:return: whether it is Monitor, whose statistics infos have, for each game"""
+        """Only Monitor counts as a wrapper: infos have its statistics."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]

@@ -1,4 +1,4 @@
-"""MinAtar (Young & Tian 2019, https://arxiv.org/abs/1903.03176) as environments of Gymnasium."""
+"""MinAtar (Young & Tian 2019, https://arxiv.org/abs/1903.03176) as Gymnasium environments."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
-MAX_EPISODE_STEPS = 10_000  # some games have no end for a good player
+MAX_EPISODE_STEPS = 10_000  # a good player would never end some games
 PIXELS_PER_CELL = 32
 
 
 class MinAtar(gymnasium.ObservationWrapper):
     """
-    A game with channel-first observations, as torch wants them, and pictures that a person can see.
+    A game with channel-first observations, as in torch, and images large enough to watch.
 
     :param env: MinAtar's environment, with boolean observations of shape [H, W, C]
     """
@@ -26,16 +26,11 @@ class MinAtar(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(0, 1, (channels, height, width), dtype=bool)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """
-        :param observation: shape [H, W, C]
-        :return: shape [C, H, W]
-        """
+        """:return: observation of shape [C, H, W]"""
         return np.ascontiguousarray(observation.transpose(2, 0, 1))
 
     def render(self) -> Any:
-        """
-        :return: with ``render_mode="rgb_array"``, an image of bytes, shape [H, W, 3]; otherwise what MinAtar returns
-        """
+        """:return: with ``render_mode="rgb_array"``, a uint8 image of shape [H, W, 3]; otherwise what MinAtar returns"""
         picture = super().render()
         if self.render_mode != "rgb_array":
             return picture
@@ -45,10 +40,10 @@ class MinAtar(gymnasium.ObservationWrapper):
 
 def make_minatar(**kwargs: Any) -> gymnasium.Env:
     """
-    :param kwargs: of MinAtar's environment: ``game``, ``use_minimal_action_set``, ``sticky_action_prob``,
+    :param kwargs: arguments of MinAtar's environment: ``game``, ``use_minimal_action_set``, ``sticky_action_prob``,
         ``difficulty_ramping``, ``render_mode``
     :return: the environment
-    :raises DependencyNotInstalled: without MinAtar
+    :raises DependencyNotInstalled: if MinAtar is not installed
     """
     try:
         from minatar.gym import BaseEnv
@@ -61,8 +56,8 @@ def register_minatar() -> None:
     """
     Register the games under MinAtar's names, such as ``MinAtar/Breakout-v1``, channel-first and with a time limit.
 
-    As in MinAtar, v0 has all six actions and v1 those that the game needs; actions are sticky with probability 0.1 and
-    games get harder. MinAtar's own registration, which Gymnasium does not load by itself, is replaced.
+    As in MinAtar, v0 has all six actions and v1 only those that the game needs, actions are sticky with probability 0.1, and
+    difficulty increases. This replaces MinAtar's own registration, which Gymnasium does not load by itself.
     """
     for game in GAMES:
         name = game.title().replace("_", "")

@@ -1,4 +1,4 @@
-"""A choice between a short way with a small chance of disaster and a long one without, whose returns are known exactly."""
+"""A choice between a short but risky way and a long but safe one, with known distributions of returns."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MAX_EPISODE_STEPS = 100
 GO_ON, TURN = 0, 1
 ACTION_NAMES = ("go on: the bridge", "turn: the road")  # at the start
 
-# States, and where they are on the map, in rows and columns
+# States, and their rows and columns on the map
 START, HOME, WATER = 0, 11, 12
 BRIDGE, ROAD = (1, 2, 3), (4, 5, 6, 7, 8, 9, 10)
 PLACES = {START: (0, 0), 1: (0, 1), 2: (0, 2), 3: (0, 3), HOME: (0, 4)}
@@ -19,37 +19,27 @@ PLACES |= dict(zip(ROAD, [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4), (1, 4)
 N_STATES, ROWS, COLUMNS = 13, 3, 5
 
 # Rewards are minutes, negative
-STEP = -5.0  # on the bridge, or lost by turning round
-SMOOTH, JAM = -5.0, -10.0  # each step on the road, equally likely
+STEP = -5.0  # on the bridge, or for turning round
+SMOOTH, JAM = -5.0, -10.0  # each step on the road; equally likely
 SWIM = -75.0  # blown into the water
-GUST = 0.1  # its probability in each step that starts on the bridge
+GUST = 0.1  # probability, in each step that starts on the bridge
 
 CELL = 32  # pixels
-SKY, WOOD, GREY, BLUE, GREEN, ORANGE = (
-    (240, 240, 240),
-    (204, 160, 110),
-    (150, 150, 150),
-    (86, 180, 233),
-    (0, 158, 115),
-    (213, 94, 0),
-)
+SKY, WOOD, GREY = (240, 240, 240), (204, 160, 110), (150, 150, 150)
+BLUE, GREEN, ORANGE = (86, 180, 233), (0, 158, 115), (213, 94, 0)
 
 Outcome = tuple[float, int, float]  # probability, next state, reward
 
 
 def outcomes(state: int, action: int) -> list[Outcome]:
-    """
-    :param state: 0 to 10
-    :param action: 0 or 1
-    :return: what may come of it
-    """
+    """:return: the possible outcomes of action 0 or 1 in a state from 0 to 10"""
     if state == START:
         return [(1.0, BRIDGE[0], STEP)] if action == GO_ON else _road(ROAD[0])
     if action == TURN:
         return [(1.0, state, STEP)]
     if state in BRIDGE:
         return [(GUST, WATER, SWIM), (1 - GUST, HOME if state == BRIDGE[-1] else state + 1, STEP)]
-    return _road(state + 1)  # HOME comes after the road's last state
+    return _road(state + 1)  # HOME follows the last state of the road
 
 
 def _road(next_state: int) -> list[Outcome]:
@@ -58,9 +48,9 @@ def _road(next_state: int) -> list[Outcome]:
 
 def return_distribution(state: int, action: int, gamma: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """
-    The exact distribution of the return of an action, if one goes on ever after, by enumeration.
+    Enumerate the exact distribution of the return of an action, if the agent goes on (action 0) from then on.
 
-    :param state: 0 to 10
+    :param state: state, from 0 to 10
     :param action: 0 or 1
     :param gamma: discount factor
     :return: values in ascending order, in minutes, and their probabilities, both of shape [Z]
@@ -79,16 +69,16 @@ def return_distribution(state: int, action: int, gamma: float = 1.0) -> tuple[np
 
 class RiskyCrossing(gymnasium.Env):
     """
-    Going home over a bridge or round the lake; rewards are minutes, negative, and returns are minutes at ``gamma=1``.
+    The way home over a bridge or round the lake. Rewards are negative minutes; with ``gamma=1`` so are returns.
 
-    At the start, action 0 takes the bridge: four steps of 5 minutes, but in each of the last three a gust blows one into the
-    water with probability 0.1, which costs 75 minutes and ends the episode. Action 1 takes the road: eight steps of 5 or 10
-    minutes, equally likely. Later, action 0 goes on, and action 1 turns round, which loses 5 minutes.
+    At the start, action 0 takes the bridge: four steps of 5 minutes, but in each of the last three a gust blows the agent into
+    the water with probability 0.1, which costs 75 minutes and ends the episode. Action 1 takes the road: eight steps of 5 or
+    10 minutes, equally likely. Later, action 0 goes on, and action 1 turns round, which costs 5 minutes.
 
-    The bridge takes 37.5 minutes on average and 85 in the worst 25% of cases, the road 60 and 69. After the start, to turn
-    round is worse whatever happens, so that all policies that maximise an increasing risk measure go on: the distribution of
-    returns of an action at the start is the same for all of them, and what a policy that maximises the mean has learnt is
-    also right for one that avoids risk. In general this is not so.
+    The bridge takes 37.5 minutes on average and 85 in the worst 25% of cases, the road 60 and 69. After the start, turning
+    round is always worse, so every policy that maximises an increasing risk measure goes on. The distribution of the return
+    after each action at the start is therefore the same for all of them, and what is learnt by maximising the mean is also
+    correct for a risk-averse policy. In general this does not hold.
 
     The observation is the place: 0 the start, 1 to 3 the bridge, 4 to 10 the road, 11 home, 12 the water.
 
@@ -118,7 +108,7 @@ class RiskyCrossing(gymnasium.Env):
         return np.int64(self.state), reward, self.state in (HOME, WATER), False, {}
 
     def render(self) -> np.ndarray | None:
-        """:return: the map, bytes of shape [96, 160, 3], with ``render_mode="rgb_array"``"""
+        """:return: with ``render_mode="rgb_array"``, the map as a uint8 image of shape [96, 160, 3]"""
         if self.render_mode != "rgb_array":
             return None
         cells = np.full((ROWS, COLUMNS, 3), BLUE, dtype=np.uint8)

@@ -1,6 +1,6 @@
-"""Pictures of value distributions; needs matplotlib (the extra ``plots``)."""
+"""Figures of value distributions; needs matplotlib (the extra ``plots``)."""
 
-from sb3_distrl.plotting.distribution import plot_distribution
+from sb3_distrl.plotting.density import plot_distribution
 from sb3_distrl.plotting.episode import EpisodeStep, plot_film_strip, record_episode, save_film
 from sb3_distrl.plotting.training import ValueDistributionCallback, plot_spread
 from sb3_distrl.renamed import renamed

@@ -1,4 +1,4 @@
-"""An episode, with the distributions of returns beside its frames."""
+"""Episodes: their frames with the distributions of returns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
-from sb3_distrl.plotting.distribution import FONT, draw_rows, limits_of, names_of
+from sb3_distrl.plotting.density import FONT, draw_rows, limits_of, names_of
 from sb3_distrl.validation import check_at_least
 
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 
 
 class EpisodeStep(NamedTuple):
-    """A state of an episode: its picture, the distributions there, the action taken, and the rewards up to it."""
+    """A state of an episode: its frame and distributions, the action taken there, and the sum of rewards before."""
 
-    frame: np.ndarray  # bytes, shape [H, W, 3]
+    frame: np.ndarray  # uint8, shape [H, W, 3]
     distribution: ValueDistribution  # values of shape [A, Z]
     action: int
     score: float
@@ -35,15 +35,15 @@ def record_episode(
     seed: int | None = None,
 ) -> list[EpisodeStep]:
     """
-    Play an episode.
+    Play an episode and record it.
 
-    :param model: plays, by its ``risk``
-    :param env: one environment, made with ``render_mode="rgb_array"``
-    :param max_steps: steps after which to stop
+    :param model: model to play with; it acts by its ``risk``
+    :param env: a single environment, made with ``render_mode="rgb_array"``
+    :param max_steps: maximum number of steps
     :param deterministic: as in ``predict``
-    :param seed: of the environment
-    :return: a moment for each step, all before an action
-    :raises ValueError: if the environment shows no pictures, or is not one
+    :param seed: seed of the environment
+    :return: the states of the episode, each before its action
+    :raises ValueError: if the environment does not render images, or if there are several
     """
     check_at_least("max_steps", max_steps, 1, "use the number of steps to record")
     venv = model._wrap_env(env, verbose=0, monitor_wrapper=False)
@@ -71,21 +71,21 @@ def record_episode(
 def _check(moments: Sequence[EpisodeStep], action_names: Sequence[str] | None) -> list[str]:
     """:return: a name for each action"""
     if not moments:
-        raise ValueError("moments=[] is no episode: use what record_episode returned.")
+        raise ValueError("moments=[] is empty: use what record_episode returned.")
     return names_of(len(moments[0].distribution.values), action_names)
 
 
 def plot_film_strip(moments: Sequence[EpisodeStep], action_names: Sequence[str] | None = None, columns: int = 4) -> Figure:
     """
-    Draw moments of an episode, equally far apart, with the distributions below the frames.
+    Draw evenly spaced states of an episode, with the distributions below the frames.
 
-    :param moments: of :func:`record_episode`
+    :param moments: states from :func:`record_episode`
     :param action_names: a name for each action
-    :param columns: how many moments, if there are as many
+    :param columns: number of states to draw
     :return: a figure, to save with ``savefig``
-    :raises ValueError: without moments, or for another number of names than of actions
+    :raises ValueError: for an empty episode, or if the number of names is not the number of actions
     """
-    check_at_least("columns", columns, 1, "use the number of moments to show")
+    check_at_least("columns", columns, 1, "use the number of states to show")
     names = _check(moments, action_names)
     steps = np.unique(np.linspace(0, len(moments) - 1, columns).round().astype(int))
     height, width = moments[0].frame.shape[:2]
@@ -100,7 +100,7 @@ def plot_film_strip(moments: Sequence[EpisodeStep], action_names: Sequence[str] 
         axes[0, column].axis("off")
         axes[0, column].set_title(f"step {step}", fontsize=FONT)
         draw_rows(list(axes[1:, column]), moment.distribution, names if column == 0 else None, limits, moment.action)
-        if column == 0:  # what is chosen differs from column to column, and is shown by the colours
+        if column == 0:  # the names label all columns, so none is marked as chosen
             for row, name in enumerate(names):
                 axes[1 + row, 0].set_ylabel(name, fontweight="normal")
     figure.supxlabel("return from here on; strong colour: the action taken; black: means", fontsize=FONT)
@@ -116,24 +116,24 @@ def save_film(
     dpi: int = 90,
 ) -> None:
     """
-    Write an episode as a film, with the frames beside the distributions.
+    Save an episode as a film, with the distributions beside the frames.
 
-    :param moments: of :func:`record_episode`
-    :param path: file, whose suffix is .gif, or .mp4, which needs the program ffmpeg
+    :param moments: states from :func:`record_episode`
+    :param path: file to write, a .gif or an .mp4; the latter needs the program ffmpeg
     :param action_names: a name for each action
-    :param fps: pictures a second
-    :param every: steps from one picture to the next
-    :param dpi: pixels an inch; the film is 6.5 inches wide
-    :raises ValueError: for other suffixes, without moments, or for another number of names than of actions
+    :param fps: frames per second
+    :param every: steps of the episode for each frame of the film
+    :param dpi: pixels per inch; the film is 6.5 inches wide
+    :raises ValueError: for another suffix, an empty episode, or if the number of names is not the number of actions
     """
     path = Path(path)
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         raise ValueError(f"path={path} must end with one of {', '.join(WRITERS)}.")
     if not animation.writers.is_available(writer):
-        raise ValueError(f"path={path} needs the program {writer}, which is not found: install it, or write a .gif.")
-    check_at_least("fps", fps, 1, "use pictures a second")
-    check_at_least("every", every, 1, "use 1 for a picture of each step")
+        raise ValueError(f"path={path} needs the program {writer}, which was not found: install it, or write a .gif.")
+    check_at_least("fps", fps, 1, "use the number of frames per second")
+    check_at_least("every", every, 1, "use 1 for a frame of each step")
     names = _check(moments, action_names)
     limits = limits_of(moment.distribution for moment in moments)
 

@@ -1,4 +1,4 @@
-"""How distributions of returns change over training."""
+"""Changes of the distributions of returns during training."""
 
 import math
 from collections.abc import Sequence
@@ -11,26 +11,26 @@ from stable_baselines3.common.logger import Figure as LoggedFigure
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
-from sb3_distrl.plotting.distribution import FONT, check_single, color_of, names_of, plot_distribution
+from sb3_distrl.plotting.density import FONT, check_single, color_of, names_of, plot_distribution
 from sb3_distrl.validation import check_at_least
 
 FAN = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
-PICTURELESS = ("stdout", "log", "json", "csv")
+NO_FIGURES = ("stdout", "log", "json", "csv")
 
 
 class ValueDistributionCallback(BaseCallback):
     """
-    Watch the distributions of returns at fixed observations: log ``distribution/spread`` and ``distribution/mean``, standard
-    deviation and mean of the return after the greedy action, averaged over the observations, and, for TensorBoard, the
-    picture ``distribution/figure`` of the first one.
+    Log the distributions of returns for fixed observations: ``distribution/spread`` and ``distribution/mean`` are the standard
+    deviation and mean of the return after the greedy action, averaged over the observations; ``distribution/figure``, for
+    TensorBoard, shows the first observation.
 
-    ``steps`` and ``distributions`` keep what was seen at the first observation, for :func:`plot_spread`.
+    ``steps`` and ``distributions`` keep what was logged for the first observation, for :func:`plot_spread`.
 
-    :param freq: environment steps, over all environments, from one look to the next
-    :param observations: several, as ``predict`` takes them; ``None`` takes the first ones of the training
+    :param freq: environment steps, over all environments, between two logs
+    :param observations: a batch of observations, as ``predict`` takes them; by default the first ones of training
     :param action_names: a name for each action
     :param verbose: as in SB3
-    :raises ValueError: for a frequency below 1, and for a model without distributions when training starts
+    :raises ValueError: for a frequency below 1, and when training starts for a model without distributions
     """
 
     model: ValueAlgorithm
@@ -52,23 +52,23 @@ class ValueDistributionCallback(BaseCallback):
         if self.observations is None:
             last = self.model._last_obs
             assert last is not None
-            # Before any other is seen, and normalised as those that the policy gets
+            # Copied before the first step; normalised like all observations that the policy gets
             self.observations = {key: value.copy() for key, value in last.items()} if isinstance(last, dict) else last.copy()
-        self._look()
+        self._log()
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self.steps[-1] >= self.freq:
-            self._look()
+            self._log()
         return True
 
-    def _look(self) -> None:
+    def _log(self) -> None:
         distributions = self.model.predict_distribution(self.observations)
         greedy = distributions.risk(self.model.risk).argmax(axis=-1)[:, None]
         for name, values in dict(spread=distributions.std(), mean=distributions.mean()).items():
             self.logger.record(f"distribution/{name}", float(np.take_along_axis(values, greedy, axis=1).mean()))
         first = ValueDistribution(distributions.values[0], distributions.probabilities[0])
         figure = plot_distribution(first, self.action_names, int(greedy[0, 0]), f"{self.num_timesteps:,} steps")
-        self.logger.record("distribution/figure", LoggedFigure(figure, close=True), exclude=PICTURELESS)
+        self.logger.record("distribution/figure", LoggedFigure(figure, close=True), exclude=NO_FIGURES)
         self.steps.append(self.num_timesteps)
         self.distributions.append(first)
 
@@ -77,17 +77,19 @@ def plot_spread(
     steps: Sequence[int], distributions: Sequence[ValueDistribution], action_names: Sequence[str] | None = None
 ) -> Figure:
     """
-    Draw how the distributions at a state change over training: for each action the median, with the ranges that hold half
-    and nine tenths of the returns.
+    Draw how the distributions in a state change during training: for each action the median, and the central ranges that
+    contain 50% and 90% of the returns.
 
-    :param steps: environment steps, as :class:`ValueDistributionCallback` keeps them
-    :param distributions: after as many steps, of one state, values of shape [A, Z]
+    :param steps: environment steps, from :class:`ValueDistributionCallback`
+    :param distributions: the distribution of one state after each of these steps, values of shape [A, Z]
     :param action_names: a name for each action
     :return: a figure, to save with ``savefig``
-    :raises ValueError: without distributions, or for another number of steps than of distributions
+    :raises ValueError: without distributions, or if there are not as many steps as distributions
     """
     if not distributions or len(steps) != len(distributions):
-        raise ValueError(f"steps has {len(steps)} and distributions {len(distributions)} elements: use one of each, or more.")
+        raise ValueError(
+            f"steps has {len(steps)} and distributions {len(distributions)} elements: use as many of each, and at least one."
+        )
     check_single(distributions[0])
     names = names_of(len(distributions[0].values), action_names)
     fan = np.stack([each.quantile(FAN) for each in distributions])  # [T, A, 5]

@@ -3,15 +3,15 @@
 
 def register() -> None:
     """
-    Make rl-zoo3 know ``rainbow``, ``iqn``, this library's ``qrdqn``, the same with actors as ``apex-rainbow`` and so on, their
-    hyperparameters and samplers, and MinAtar's games.
+    Add this library's algorithms (``rainbow``, ``iqn``, ``qrdqn``, and the same with ``apex-`` in front), their
+    hyperparameters and samplers, and MinAtar's games to rl-zoo3.
 
-    rl-zoo3 has no place for plug-ins. All its modules share the dictionaries that are updated; its ``ExperimentManager`` is
-    replaced by :class:`~sb3_distrl.zoo.experiment.Experiment`, which finds this library's files. The command ``sb3-distrl``
-    calls it by itself. A file ``custom_envs.py`` in the working directory, which rl-zoo3 imports, that calls it makes
-    ``python -m rl_zoo3.train`` and the like work too.
+    rl-zoo3 has no plug-in interface: this updates the dictionaries that its modules share, and replaces its
+    ``ExperimentManager`` by :class:`~sb3_distrl.zoo.experiment.Experiment`, which finds this library's files. The command
+    ``sb3-distrl`` calls it. To use ``python -m rl_zoo3.train`` and the like, call it in a file ``custom_envs.py`` in the
+    working directory, which rl-zoo3 imports.
 
-    :raises ImportError: without rl-zoo3: install the extra ``zoo``
+    :raises ImportError: if rl-zoo3 is not installed: install the extra ``zoo``
     """
     from sb3_distrl.zoo import registration
 

@@ -1,4 +1,4 @@
-"""The command ``sb3-distrl``: rl-zoo3's commands, with this library's algorithms in them."""
+"""The command ``sb3-distrl``: rl-zoo3's commands with this library's algorithms."""
 
 import argparse
 import importlib
@@ -19,33 +19,30 @@ from sb3_distrl.validation import nearest
 from sb3_distrl.zoo import register
 
 COMMANDS = {
-    "train": "train, go on with a trained agent, or tune hyperparameters",
+    "train": "train an agent, resume training, or tune hyperparameters",
     "enjoy": "watch or evaluate a trained agent",
     "record_video": "record a video of a trained agent",
-    "record_training": "record a video of all checkpoints of a training",
-    "plot_train": "plot the returns of the training episodes",
+    "record_training": "record a video of the checkpoints of a training run",
+    "plot_train": "plot the returns of training episodes",
     "all_plots": "plot and tabulate the evaluations of several runs",
     "plot_from_file": "plot what all_plots saved",
     "plot_distribution": "draw the distributions of returns of a trained agent (rainbow, iqn, qrdqn)",
     "push_to_hub": "upload a trained agent to the Hugging Face Hub",
-    "load_from_hub": "download one",
+    "load_from_hub": "download a trained agent",
 }
-HELP = "\n".join(
-    [
-        "usage: sb3-distrl COMMAND [options]",
-        "",
-        "rl-zoo3's commands, for rainbow, iqn, this library's qrdqn, the same with actors of Ray (apex-rainbow, apex-iqn,",
-        "apex-qrdqn), and all algorithms of rl-zoo3:",
-        "",
-        *(f"  {name:<16} {what}" for name, what in COMMANDS.items()),
-        "",
-        "sb3-distrl COMMAND --help lists the options.",
-    ]
-)
+LISTED = "\n".join(f"  {name:<16} {what}" for name, what in COMMANDS.items())
+HELP = f"""usage: sb3-distrl COMMAND [options]
+
+rl-zoo3's commands, for rainbow, iqn, this library's qrdqn, the same with Ray actors (apex-rainbow, apex-iqn,
+apex-qrdqn), and all algorithms of rl-zoo3:
+
+{LISTED}
+
+sb3-distrl COMMAND --help lists the options."""
 WATCHING = ("enjoy", "record_video", "record_training", "plot_distribution")
-PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, while its train puts them in logs
-NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not ask for all of them
-# Errors that say all that a user needs, and the modules that raise them
+PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, although its train saves them in logs
+NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not require all of them
+# Errors whose message is all that a user needs, and the modules that raise them
 FOR_USERS: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...]], ...] = (
     ((AssertionError, ValueError), ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "huggingface_sb3", "__main__")),
     ((ImportError,), ("rl_zoo3.", "stable_baselines3.", "sb3_distrl.distributed")),
@@ -56,27 +53,27 @@ FOR_USERS: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...]], ...] = (
 
 
 class TrainParser(argparse.ArgumentParser):
-    """The parser of rl-zoo3's ``train``, with the options of :class:`~sb3_distrl.zoo.experiment.Experiment`."""
+    """The parser of rl-zoo3's ``train`` with the options of :class:`~sb3_distrl.zoo.experiment.Experiment`."""
 
     def parse_args(self, *args: Any) -> argparse.Namespace:  # type: ignore[override]
         own = self.add_argument_group("sb3-distrl")
-        own.add_argument("--entry", help="Entry of the hyperparameter file to use instead of that of the environment")
+        own.add_argument("--entry", help="Entry of the hyperparameter file to use (default: that of the environment)")
         own.add_argument(
-            "--n-seeds", type=int, default=1, help="Seeds over which the score of a trial is averaged when tuning (default: 1)"
+            "--n-seeds", type=int, default=1, help="Number of seeds that a trial's score is averaged over (default: 1)"
         )
         for action in self._actions:
             if action.dest == "vec_env":
                 action.choices = [*(action.choices or ()), "ale"]
-                action.help = "VecEnv type; ale: ale-py's own for Atari games, in C++, instead of the entry's AtariWrapper"
+                action.help = "VecEnv type; ale: ale-py's own for Atari games, in C++; replaces the entry's AtariWrapper"
         parsed = super().parse_args(*args)
         if parsed.n_seeds < 1:
             self.error(f"--n-seeds {parsed.n_seeds} must be at least 1")
-        parsed.seed_given = parsed.seed >= 0  # else rl-zoo3 draws one
+        parsed.seed_given = parsed.seed >= 0  # otherwise rl-zoo3 draws one
         return parsed
 
 
 class EnjoyParser(argparse.ArgumentParser):
-    """The parser of rl-zoo3's ``enjoy``, with the risk measure to act by."""
+    """The parser of rl-zoo3's ``enjoy`` with an option for the risk measure."""
 
     def parse_args(self, *args: Any) -> argparse.Namespace:  # type: ignore[override]
         from rl_zoo3.utils import ALGOS
@@ -93,25 +90,19 @@ class EnjoyParser(argparse.ArgumentParser):
                 risk = as_distortion(parsed.risk, "--risk")
             except ValueError as error:
                 self.error(str(error))
-            # Loading is all that enjoy needs of it
+            # enjoy only needs load()
             ALGOS[parsed.algo] = SimpleNamespace(load=partial(algorithm.load, risk=risk))  # type: ignore[assignment]
         return parsed
 
 
 def fail(message: str) -> NoReturn:
-    """
-    :param message: what is wrong, and the remedy
-    :raises SystemExit: always
-    """
+    """Print what is wrong, with the remedy, and exit."""
     print(f"sb3-distrl: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
-    """
-    :param arguments: of a command
-    :return: those of its options that are looked at before rl-zoo3 does, with rl-zoo3's defaults
-    """
+    """:return: the options that are checked before rl-zoo3 parses them, with rl-zoo3's defaults"""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
@@ -121,17 +112,14 @@ def options(arguments: list[str]) -> argparse.Namespace:
 
 
 def check_names(known: argparse.Namespace) -> None:
-    """
-    :param known: options of a command
-    :raises SystemExit: for an algorithm or environment that nobody knows
-    """
+    """:raises SystemExit: for an unknown algorithm or environment"""
     from rl_zoo3.utils import ALGOS
 
     if known.algo not in ALGOS:
         fail(f"--algo {known.algo} is unknown.{nearest(known.algo, ALGOS)} There are {', '.join(ALGOS)}.")
     for package in known.gym_packages:
         if not importlib.util.find_spec(package):
-            fail(f"--gym-packages {package} cannot be imported: install it, or run in the folder that it is in.")
+            fail(f"--gym-packages {package} cannot be imported: install it, or run in the folder that contains it.")
         importlib.import_module(package)
     if known.env not in gymnasium.registry:
         if ("NoFrameskip" in known.env or known.env.startswith("ALE/")) and not importlib.util.find_spec("ale_py"):
@@ -143,11 +131,7 @@ def check_names(known: argparse.Namespace) -> None:
 
 
 def folder_option(command: str, known: argparse.Namespace) -> list[str]:
-    """
-    :param command: one of COMMANDS
-    :param known: its options
-    :return: an option for the folder that ``train`` writes to, where the agent is there and rl-zoo3's collection is not
-    """
+    """:return: the option for the folder that ``train`` writes to, if the agent is there and rl-zoo3's agents are not"""
     if command not in WATCHING or known.folder is not None or Path(PRETRAINED).is_dir():
         return []
     runs = Path("logs", known.algo).glob(f"{known.env.replace('/', '-')}_*")
@@ -155,10 +139,7 @@ def folder_option(command: str, known: argparse.Namespace) -> list[str]:
 
 
 def run(command: str, arguments: list[str]) -> None:
-    """
-    :param command: one of COMMANDS
-    :param arguments: its options
-    """
+    """Run one of COMMANDS with its options."""
     from sb3_distrl.zoo import commands
 
     if command not in commands.PLOTS and not {"-h", "--help"} & set(arguments):
@@ -177,17 +158,13 @@ def run(command: str, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """
-    Run a command.
-
-    :raises SystemExit: for mistakes, after saying what is wrong
-    """
+    """Run the command line; mistakes of the user end it with a message."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(HELP)
         return
     if command not in COMMANDS:
-        fail(f"{command} is no command.{nearest(command, COMMANDS)} There are {', '.join(COMMANDS)}.")
+        fail(f"{command} is not a command.{nearest(command, COMMANDS)} There are {', '.join(COMMANDS)}.")
     missing = [package for package in NEEDED if not importlib.util.find_spec(package)]
     if missing:
         fail(f"{', '.join(missing)} not installed: pip install 'sb3-distrl[zoo]'.")

@@ -1,4 +1,4 @@
-"""rl-zoo3's commands, each made to work with algorithms that it does not know, and without a screen."""
+"""rl-zoo3's commands, adapted to this library's algorithms and to machines without a display."""
 
 import argparse
 import importlib
@@ -18,14 +18,14 @@ PLOTS = ("plot_train", "all_plots", "plot_from_file")
 
 
 def train(parser: type[argparse.ArgumentParser]) -> None:
-    """:param parser: of the command line"""
+    """Train, or tune hyperparameters, with this parser of the command line."""
     module: Any = importlib.import_module("rl_zoo3.train")
     module.argparse = SimpleNamespace(ArgumentParser=parser)
     module.train()
 
 
 def enjoy(parser: type[argparse.ArgumentParser]) -> None:
-    """:param parser: of the command line"""
+    """Watch or evaluate an agent, with this parser of the command line."""
     expect_hub_errors()
     module: Any = importlib.import_module("rl_zoo3.enjoy")
     module.argparse = SimpleNamespace(ArgumentParser=parser)
@@ -35,15 +35,11 @@ def enjoy(parser: type[argparse.ArgumentParser]) -> None:
 def plot_distribution() -> None:
     """Draw the distributions of returns of an agent."""
     with ffmpeg():
-        importlib.import_module("sb3_distrl.zoo.distributions").main()
+        importlib.import_module("sb3_distrl.zoo.plot_distribution").main()
 
 
 def plot(command: str) -> None:
-    """
-    Draw; where there is no screen to show figures on, save them in the working directory.
-
-    :param command: one of PLOTS
-    """
+    """Run one of PLOTS; without a display, save the figures in the working directory."""
     from matplotlib import pyplot as plt
 
     def save(*args: Any, **kwargs: Any) -> None:
@@ -59,7 +55,7 @@ def plot(command: str) -> None:
     try:
         getattr(importlib.import_module("rl_zoo3.plots"), command)()
     except FileNotFoundError as error:
-        raise ValueError(f"{error.filename} does not exist: name what was written by train or all_plots.") from error
+        raise ValueError(f"{error.filename} does not exist: use a file or folder that train or all_plots wrote.") from error
     except ValueError as error:
         if "empty sequence" not in str(error):
             raise
@@ -89,7 +85,7 @@ def record_training() -> None:
 
 @contextmanager
 def ffmpeg() -> Iterator[None]:
-    """Have a command ffmpeg, if only the one that rl-zoo3's requirements bring under another name."""
+    """Provide a command ``ffmpeg``; if none is installed, that of imageio-ffmpeg, which rl-zoo3 requires."""
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
             from imageio_ffmpeg import get_ffmpeg_exe
@@ -103,8 +99,8 @@ def push_to_hub() -> None:
     """Upload an agent, with a model card whose commands work."""
     from huggingface_hub import repocard
 
-    helper = importlib.import_module("huggingface_sb3.push_to_hub")  # whose package has a function of that name
-    if not hasattr(helper, "generate_metadata"):  # its name, and a dict, before sb3-team-hf-integration 3.2
+    helper = importlib.import_module("huggingface_sb3.push_to_hub")  # its package has a function of the same name
+    if not hasattr(helper, "generate_metadata"):  # before sb3-team-hf-integration 3.2 it had this name and returned a dict
 
         def generate_metadata(*args: Any) -> dict[str, Any]:
             return helper._generate_metadata(*args).to_dict()
@@ -120,13 +116,13 @@ def push_to_hub() -> None:
         path.write_text(card, encoding="utf-8")
         save(path, metadata)
 
-    repocard.metadata_save = save_card  # type: ignore[assignment]  # the last that is done to the card
+    repocard.metadata_save = save_card  # type: ignore[assignment]  # the last function that changes the card
     with ffmpeg():
         runpy.run_module("rl_zoo3.push_to_hub", run_name="__main__")
 
 
 def expect_hub_errors() -> None:
-    """Turn the Hub's errors into those that rl-zoo3 expects, which huggingface_hub raised before its version 1."""
+    """Turn the Hub's errors into those that rl-zoo3 expects, which huggingface_hub raised before version 1."""
     import huggingface_sb3
     from huggingface_hub.errors import HfHubHTTPError
     from requests.exceptions import HTTPError

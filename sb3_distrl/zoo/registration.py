@@ -1,4 +1,4 @@
-"""Making this library's algorithms, environments and hyperparameters known to rl-zoo3."""
+"""Registration of this library's algorithms, environments and hyperparameters with rl-zoo3."""
 
 import sys
 
@@ -22,7 +22,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "apex-qrdqn": ApeXQRDQN,
 }
 
-# What YAML strings such as "dict(features_extractor_class=MinAtarConv)" may name
+# Names available in YAML strings such as "dict(features_extractor_class=MinAtarConv)"
 NAMES = {
     cls.__name__: cls
     for cls in (DataEfficientConv, MinAtarConv, NatureConv, PrioritizedDictReplayBuffer, PrioritizedReplayBuffer)
@@ -35,24 +35,18 @@ def register() -> None:
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update(CONVERTERS)
     register_minatar()
-    _complete("rl_zoo3.exp_manager", "ExperimentManager")
+    _drop_incomplete("rl_zoo3.exp_manager", "ExperimentManager")
     from sb3_distrl.zoo.experiment import Experiment
 
     for name, module in sys.modules.copy().items():
         if name == "__main__" or name.partition(".")[0] == "rl_zoo3":
             if getattr(module, "ExperimentManager", None) is Experiment.__base__:
                 module.ExperimentManager = Experiment  # type: ignore[attr-defined]
-    for name in ("rl_zoo3.exp_manager", "rl_zoo3.utils"):  # which evaluate YAML files and command lines
+    for name in ("rl_zoo3.exp_manager", "rl_zoo3.utils"):  # they evaluate YAML files and command lines
         vars(sys.modules[name]).update(NAMES)
 
 
-def _complete(name: str, last: str) -> None:
-    """
-    Where a module is just being imported, and we are called by what it imports, import it anew: Python takes what stands in
-    ``sys.modules`` in the end.
-
-    :param name: of a module
-    :param last: what it defines last
-    """
+def _drop_incomplete(name: str, last: str) -> None:
+    """Drop a module that is still being imported (it has not defined ``last`` yet), so that it is imported again, complete."""
     if name in sys.modules and not hasattr(sys.modules[name], last):
         del sys.modules[name]

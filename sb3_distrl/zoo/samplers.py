@@ -1,8 +1,8 @@
 """
 What Optuna samples for each algorithm, in the form of rl-zoo3's samplers.
 
-Ranges are such that each trial is affordable on a CPU. The support of Rainbow, ``v_min`` to ``v_max``, is never sampled: it
-has to hold the returns of the environment, and stays what the YAML entry says.
+Ranges are chosen so that each trial is affordable on a CPU. The support of Rainbow, ``v_min`` to ``v_max``, is never sampled:
+it must cover the returns of the environment, and stays as in the YAML entry.
 """
 
 from collections.abc import Callable
@@ -11,48 +11,36 @@ from typing import Any
 import optuna
 from rl_zoo3.utils import SimpleLinearSchedule
 
-NET_ARCHS = {"small": [64, 64], "medium": [128, 128], "big": [256, 256]}
-
-# Parameters of trials that are arguments of the policy
-OF_POLICY = ("net_arch", "noisy_std", "n_atoms", "n_quantiles")
-
 Hyperparams = dict[str, Any]
 Converter = Callable[[Hyperparams], Hyperparams]
 
+NET_ARCHS = {"small": [64, 64], "medium": [128, 128], "big": [256, 256]}
+POLICY_PARAMS = ("net_arch", "noisy_std", "n_atoms", "n_quantiles")  # parameters of a trial that are policy_kwargs
+
 
 def convert(params: Hyperparams) -> Hyperparams:
-    """
-    :param params: of a trial
-    :return: what a YAML entry would say; ``policy_kwargs`` has only what was sampled
-    """
-    hyperparams = {name: value for name, value in params.items() if name not in OF_POLICY}
+    """:return: parameters of a trial as a YAML entry; its ``policy_kwargs`` have only what was sampled"""
+    hyperparams = {name: value for name, value in params.items() if name not in POLICY_PARAMS}
     hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
     if hyperparams.pop("lr_schedule") == "linear":
         hyperparams["learning_rate"] = f"lin_{hyperparams['learning_rate']}"
-    hyperparams["gradient_steps"] = 1  # which replay_ratio replaces
-    policy_kwargs = {name: params[name] for name in OF_POLICY if name in params}
+    hyperparams["gradient_steps"] = 1  # replaced by replay_ratio
+    policy_kwargs = {name: params[name] for name in POLICY_PARAMS if name in params}
     if "net_arch" in policy_kwargs:
         policy_kwargs["net_arch"] = list(NET_ARCHS[policy_kwargs["net_arch"]])
     return {**hyperparams, "policy_kwargs": policy_kwargs}
 
 
 def convert_iqn(params: Hyperparams) -> Hyperparams:
-    """
-    :param params: of a trial
-    :return: as :func:`convert`, with as many target quantiles as quantiles, as in the paper
-    """
+    """:return: as :func:`convert`, with as many target quantiles as quantiles, as in the paper"""
     hyperparams = convert(params)
     hyperparams["policy_kwargs"]["n_target_quantiles"] = params["n_quantiles"]
     return hyperparams
 
 
 def suggest(trial: optuna.Trial) -> None:
-    """
-    What matters for all algorithms.
-
-    :param trial: to suggest for; its attribute ``policy``, if any, is the policy's name
-    """
+    """Suggest what all algorithms share; ``trial.policy``, if any, is the policy's name."""
     images = "Cnn" in str(getattr(trial, "policy", ""))
     trial.suggest_float("learning_rate", 3e-5, 3e-3, log=True)
     trial.suggest_categorical("lr_schedule", ["constant", "linear"])
@@ -61,18 +49,14 @@ def suggest(trial: optuna.Trial) -> None:
     trial.suggest_int("n_steps", 1, 10, log=True)
     trial.suggest_int("target_update_interval", 50, 10_000, log=True)
     trial.suggest_categorical("replay_ratio", [0.125, 0.25, 0.5])
-    if not images:  # the papers' hidden layer on convolutions stays
+    if not images:  # on convolutions, the hidden layer of the papers is kept
         trial.suggest_categorical("net_arch", list(NET_ARCHS))
-    trial.set_user_attr("gamma", 1 - one_minus_gamma)  # as rl-zoo3, which shows them
+    trial.set_user_attr("gamma", 1 - one_minus_gamma)  # rl-zoo3 sets and shows them, too
     trial.set_user_attr("batch_size", 2**batch_size_pow)
 
 
 def suggest_epsilon_greedy(trial: optuna.Trial) -> None:
-    """
-    What matters without noisy layers, and the components of Rainbow that are switched off by default.
-
-    :param trial: to suggest for
-    """
+    """Suggest the exploration of an algorithm without noisy layers, and the components of Rainbow that are off by default."""
     trial.suggest_float("exploration_fraction", 0.02, 0.5, log=True)
     trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True)
     trial.suggest_categorical("double_q", [False, True])
@@ -80,7 +64,6 @@ def suggest_epsilon_greedy(trial: optuna.Trial) -> None:
 
 
 def suggest_rainbow(trial: optuna.Trial) -> None:
-    """:param trial: to suggest for"""
     suggest(trial)
     trial.suggest_float("noisy_std", 0.05, 0.7, log=True)
     trial.suggest_categorical("n_atoms", [21, 51, 101])
@@ -88,25 +71,19 @@ def suggest_rainbow(trial: optuna.Trial) -> None:
 
 
 def suggest_iqn(trial: optuna.Trial) -> None:
-    """:param trial: to suggest for"""
     suggest(trial)
     suggest_epsilon_greedy(trial)
     trial.suggest_categorical("n_quantiles", [8, 16, 32])
 
 
 def suggest_qrdqn(trial: optuna.Trial) -> None:
-    """:param trial: to suggest for"""
     suggest(trial)
     suggest_epsilon_greedy(trial)
     trial.suggest_int("n_quantiles", 10, 100, step=10)
 
 
 def sampler(suggest: Callable[[optuna.Trial], None], converter: Converter) -> Callable[..., Hyperparams]:
-    """
-    :param suggest: suggests all parameters
-    :param converter: makes hyperparameters of them
-    :return: a sampler as rl-zoo3 calls it
-    """
+    """:return: a sampler for rl-zoo3, from what suggests parameters and what converts them to hyperparameters"""
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> Hyperparams:
         suggest(trial)

@@ -1,4 +1,4 @@
-"""What actors gain: ``python scripts/apex COMMAND``."""
+"""What is gained by actors: ``python scripts/apex COMMAND``."""
 
 import sys
 from pathlib import Path

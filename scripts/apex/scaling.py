@@ -1,17 +1,17 @@
 """
-Ape-X against SubprocVecEnv: speed of collecting and learning, what actors cost, and what the learner could take.
+Ape-X against SubprocVecEnv: speed of collecting and learning, cost of actors, and capacity of the learner.
 
-For each number of actors, with one environment each, in turn and each in a process of its own: Rainbow with SubprocVecEnv and
-ApeXRainbow,
+For each number of actors, with one environment each, Rainbow with SubprocVecEnv and ApeXRainbow take turns, each in its own
+process:
 
 - collecting, with the network acting and no gradient steps: environment steps per second, and CPU seconds of all processes per
-  1,000 transitions, which do not depend on how many cores there are;
+  1,000 transitions, which do not depend on the number of cores;
 - training with a gradient step for every 4 transitions: environment steps per second;
-- Ape-X alone: learning as fast as it can while actors send as fast as they can: gradient steps per second;
+- Ape-X alone, learner and actors each as fast as they can: gradient steps per second.
 
-and the learner without actors, with a replay buffer that was filled before. The first seconds of each are left out. Time that
-the learner takes for each transition and for sending weights is measured as well, from which follows on paper how many actors
-it could have.
+The learner is also measured without actors, with a replay buffer that was filled before. The first seconds of each are left
+out. The time that the learner takes for each transition and for sending weights is measured as well; from it the report
+computes how many actors the learner could serve.
 """
 
 import os

@@ -1,9 +1,9 @@
 """
 Ape-X on two hosts, one of which is cut off for a while, loses its power, and comes back.
 
-The hosts are network namespaces of this machine, joined by a virtual cable, with addresses and a /tmp of their own, from which
-nothing else can be reached. Ray's head and the learner run on the first, with one actor on each. Needs Linux, root, iproute2
-and Ray; the hosts are taken away in any case.
+The hosts are network namespaces of this machine, connected by a virtual cable, with their own addresses and /tmp, and without
+access to anything else. Ray's head and the learner run on the first, with one actor on each. Needs Linux, root, iproute2 and
+Ray; the hosts are always removed at the end.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def hosts() -> Iterator[None]:
 
 
 def remove() -> None:
-    """Take the hosts away, with all that runs on them."""
+    """Remove the hosts and everything that runs on them."""
     for host in HOSTS:
         cut_power(host)
         run("ip", "netns", "delete", namespace(host), check=False)

@@ -1,4 +1,4 @@
-"""Whether the curves are those of the papers: ``python scripts/benchmark COMMAND``."""
+"""Whether the learning curves match those of the papers: ``python scripts/benchmark COMMAND``."""
 
 import sys
 from pathlib import Path

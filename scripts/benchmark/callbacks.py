@@ -1,4 +1,4 @@
-"""What a protocol asks for and no hyperparameter says."""
+"""What a protocol requires and hyperparameters cannot express."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What Dopamine (Castro et al. 2018, https://github.com/google/dopamine) does in its own way: networks and priorities."""
+"""What Dopamine (Castro et al. 2018, https://github.com/google/dopamine) does differently: networks and priorities."""
 
 import torch as th
 from gymnasium import spaces

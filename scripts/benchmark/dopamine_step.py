@@ -1,8 +1,9 @@
 """
-Gradient steps of the contenders of the suite ``atari1m`` beside those of their counterparts in Dopamine (dopamine/jax/agents):
-same weights at first, same batches of Breakout, same importance weights, and for IQN the same fractions.
+Gradient steps of the contenders of the suite ``atari1m`` compared with those of their counterparts in Dopamine
+(dopamine/jax/agents): same initial weights, same batches of Breakout, same importance weights, and for IQN the same
+fractions.
 
-Dopamine's last release does not import with the newest of what it asks for. An environment of its own that does::
+Dopamine's last release cannot be imported with the latest versions of its requirements. An environment in which it can::
 
     pip install --no-deps dopamine-rl==4.1.2 baselines==0.1.5 gym==0.25.2 gym-notices
     pip install ".[atari,zoo]" "jax[cpu]==0.4.34" flax==0.10.0 optax==0.2.3 orbax-checkpoint==0.7.0 chex==0.1.87 \\

@@ -1,4 +1,4 @@
-"""Rows of a suite: read from the files that training leaves, kept in a CSV file with their origin beside it."""
+"""Rows of a suite: read from the files that training writes, and kept in a CSV file with their origin beside it."""
 
 import io
 import subprocess

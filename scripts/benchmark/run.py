@@ -1,4 +1,4 @@
-"""Run a suite with sb3-distrl train: a thread for each run, a run for each core; what is in the results is not run again."""
+"""Run a suite with sb3-distrl train: one thread per run, one run per core; runs that are in the results are skipped."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--algos", nargs="+", help="only these contenders")
     parser.add_argument("--envs", nargs="+", help="only these environments")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: as many as cores")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: the number of cores")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="folder for logs and models")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the tables")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""A suite of runs: who trains where, with which settings and seeds, and what is measured."""
+"""A suite of runs: which algorithms train on which environments, with which settings and seeds, and what is measured."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import rl_zoo3
 import yaml
 
 from sb3_distrl.zoo import register
-from sb3_distrl.zoo.settings import Loader, Mergeable, evaluated, hyperparams_file, plain, read_entries
+from sb3_distrl.zoo.entries import Loader, Mergeable, evaluated, hyperparams_file, plain, read_entries
 
 FOLDER = Path(__file__).resolve().parent
 register()  # names that hyperparameter files use
@@ -97,7 +97,7 @@ class Suite:
       hyperparameter file (by default that of the environment) or hyperparameters; ``changes`` to it; ``envs``, if not all
 
     :param path: YAML file
-    :raises ValueError: for a file that is no suite
+    :raises ValueError: for a file that is not a suite
     """
 
     def __init__(self, path: Path) -> None:

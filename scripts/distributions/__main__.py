@@ -1,4 +1,4 @@
-"""Whether the distributions are right, and what risk changes: ``python scripts/distributions COMMAND``."""
+"""Whether the distributions are correct, and what risk changes: ``python scripts/distributions COMMAND``."""
 
 import sys
 from pathlib import Path

@@ -1,15 +1,14 @@
 """
-Are the distributions that a model predicts those of its returns? Coverage of its quantiles on a real environment.
+Do the predicted distributions match the returns? Coverage of a model's quantiles on a real environment.
 
-A model is trained with its entry in hyperparams/, or loaded if --models has it, and plays episodes greedily. At each
-state, the discounted return that followed (Monte Carlo) is compared with the distribution that was predicted for the action
-taken there: the share of returns below the predicted quantile of each fraction should be that fraction. States so close to a
-time limit that less than 95% of the weights gamma^t of their return are before it are left out; where that is all of them, so
-is the episode. States of an episode are not independent: intervals are by resampling whole episodes.
+A model is trained with its entry in hyperparams/, or loaded if --models has it, and plays episodes greedily. In each state,
+the discounted return that followed (Monte Carlo) is compared with the distribution that was predicted for the action taken
+there: the share of returns below the predicted quantile of each fraction should equal that fraction. States so close to a
+time limit that less than 95% of the weights gamma^t of their return are before it are left out; if that applies to all
+states, so is the episode. States of an episode are not independent, so intervals are computed by resampling whole episodes.
 
-The predicted distribution is meant to be the greedy policy's. It was learnt from returns over n_steps that hold exploration,
-from a network that changed meanwhile, with one for all states: perfect coverage is not to be expected, and the numbers are
-whatever they are.
+The predicted distribution is meant to be that of the greedy policy. It was learnt from returns over n_steps that include
+exploration, by a network that changed meanwhile and is shared by all states: perfect coverage is not to be expected.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from tqdm import trange
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.distribution import ValueDistribution
 from sb3_distrl.plotting import record_episode, save_film
-from sb3_distrl.plotting.distribution import COLORS
+from sb3_distrl.plotting.density import COLORS
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -2,13 +2,13 @@
 Rainbow, IQN and QRDQN on RiskyCrossing: do they learn the distribution of returns, which is known exactly, and do policies
 that maximise its mean and its CVaR take different ways, each the right one?
 
-Each algorithm is trained once for each seed, risk-neutrally; the policies differ only in ``model.risk`` afterwards. That is
-right here, since an action at the start is followed by the same returns for all policies that maximise an increasing risk
-measure (see the environment's docstring); where later actions depend on the measure, one would train with it.
+Each algorithm is trained once for each seed, risk-neutrally; the policies differ only in ``model.risk`` afterwards. This is
+correct here, because an action at the start is followed by the same returns for all policies that maximise an increasing risk
+measure (see the environment's docstring). If later actions depended on the measure, one would train with it.
 
-Settings of our own, alike as far as possible, found on seed 100. Transitions are one-step ones (off-policy returns over
-several steps would hold what exploration does), and half of the actions are random, so that both ways are seen: without noisy
-layers. The learning rate falls to 0, or the distributions would fluctuate to the end.
+The settings are our own, as similar as possible, and were found on seed 100. Transitions are one-step ones, because off-policy
+returns over several steps would include the effect of exploration. Half of the actions are random, without noisy layers, so
+that both ways are seen. The learning rate decreases to 0; otherwise the distributions would fluctuate to the end.
 """
 
 import argparse

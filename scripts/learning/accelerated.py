@@ -1,4 +1,4 @@
-"""Does learning suffer from what makes it faster? Returns with and without overlap, bf16 and compile, over seeds."""
+"""Do the accelerations harm learning? Returns with and without overlap, bf16 and compile, over seeds."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Is Adam's eps small beside the gradients? Root mean squares of these, as a saved model's optimizer has them, against eps."""
+"""Is Adam's eps small compared with the gradients? Their root mean squares, from a saved model's optimizer, against eps."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hyperparameter files against each other: evaluation returns of the final policies over seeds, trained by sb3-distrl."""
+"""Comparison of hyperparameter files: evaluation returns of the final policies over seeds, trained by sb3-distrl."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from shared import ALGORITHMS, ROOT, machine, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
-from sb3_distrl.zoo.settings import read_entries
+from sb3_distrl.zoo.entries import read_entries
 
 EVAL_SEED = 10_000
 

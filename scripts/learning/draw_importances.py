@@ -1,4 +1,4 @@
-"""The importance of each hyperparameter in one or more studies that sb3-distrl train -optimize has run."""
+"""The importance of each hyperparameter in one or more studies by sb3-distrl train -optimize."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Does learning still work? Trainings of seconds and of a minute or two, and what they return where something is broken."""
+"""Does learning still work? Training runs of seconds or a minute or two, and what they return when something is broken."""
 
 import argparse
 from collections.abc import Callable, Iterator

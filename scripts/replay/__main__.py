@@ -1,4 +1,4 @@
-"""What replay costs and gains: ``python scripts/replay COMMAND``."""
+"""What prioritized replay costs and gains: ``python scripts/replay COMMAND``."""
 
 import sys
 from pathlib import Path

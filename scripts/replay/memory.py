@@ -1,14 +1,15 @@
 """
-Resident memory of a million Atari transitions in the replay buffer with optimize_memory_usage, and that it loses nothing.
+Resident memory of a million Atari transitions in the replay buffer with optimize_memory_usage, and a check that nothing is
+lost.
 
 Without --compare: random play of Pong with SB3's preprocessing, with true final observations, as SB3's algorithms add them.
-The memory is that of the process after adding minus before. With --save, the buffer is saved and loaded, too: how fast, and
-how much memory that takes on top at its peak (without pages of the file itself, which the system can drop).
+The memory is that of the process after adding minus before. With --save, the buffer is also saved and loaded: this measures
+the speed, and the additional memory at the peak (without pages of the file itself, which the system can drop).
 
-With --compare: the same steps go to a buffer with optimize_memory_usage and to one without, which both wrap; what they sample
-from the same random state must be the same to the bit. Where episodes are so short that the optimised buffer has lost
-transitions which the other one still has, the two draw other indices; then the plain one's transitions at the optimised
-one's indices are compared.
+With --compare: the same steps are added to a buffer with optimize_memory_usage and to one without, beyond the capacity of
+both. Samples from the same random state must be equal to the bit. If episodes are so short that the optimised buffer has
+dropped transitions that the other one still has, the two draw different indices; then the other buffer's transitions at the
+optimised buffer's indices are compared.
 """
 
 import argparse

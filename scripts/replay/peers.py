@@ -1,5 +1,5 @@
 """
-The contenders of ``speed.py``: the replay buffers of this library, SB3, cpprb, TorchRL and Tianshou behind one face,
+The contenders of ``speed.py``: the replay buffers of this library, SB3, cpprb, TorchRL and Tianshou with a common interface,
 each with its best setting for stacks of frames.
 """
 

@@ -1,17 +1,17 @@
 """
-Speed and memory of prioritized replay beside its peers: Tianshou, cpprb, TorchRL and SB3's uniform buffer; on one core.
+Speed and memory of prioritized replay compared with Tianshou, cpprb, TorchRL and SB3's uniform buffer, on one core.
 
 1. Indices: drawing 32 indices with their weights, and updating 32 priorities, without the transitions. Hot is after
    ten such calls; cold is after reading a large array, see --cold-mb.
 2. Whole buffers: adding a vectorised step, sampling 32 transitions of four 84 x 84 frames, updating 32 priorities, and the
-   resident memory of a full buffer. Frames are windows on a picture, moved by a random walk; episodes end after about 800
-   steps, half of them truncated. What a peer is given is put into its own containers (TensorDict, Batch) before the clock
-   starts. Buffers that keep whole observations have a smaller capacity, for all of them to fit into memory at once.
-3. One gradient step of Rainbow with its default network, to compare with.
+   resident memory of a full buffer. Frames are sections of a picture, moved by a random walk; episodes end after about 800
+   steps, half of them truncated. The input of each peer is put into its own containers (TensorDict, Batch) before the clock
+   starts. Buffers that store whole observations have a smaller capacity, so that all fit into memory at once.
+3. One gradient step of Rainbow with its default network, for comparison.
 
-Contenders take turns in every round, in random order; the numbers are medians over rounds. Whether a buffer gives back what
-it was given is tried with short episodes: every sampled transition is compared with the added one. Peers that are not
-installed are left out: pip install tianshou cpprb torchrl (TorchRL's extension must be built for the installed torch).
+Contenders take turns in every round, in random order; the numbers are medians over rounds. Whether a buffer returns what was
+added is tested with short episodes: every sampled transition is compared with the added one. Peers that are not installed are
+left out: pip install tianshou cpprb torchrl (TorchRL's extension must be built for the installed torch).
 """
 
 import os

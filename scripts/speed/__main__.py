@@ -1,4 +1,4 @@
-"""How fast it is: ``python scripts/speed COMMAND``."""
+"""How fast the library is: ``python scripts/speed COMMAND``."""
 
 import sys
 from pathlib import Path

@@ -1,12 +1,12 @@
 """
 Environment steps per second of Atari vector environments: SB3's, AtariVecEnv, and ale-py's own without an adapter.
 
-All play the same game with SB3's preprocessing and random actions, on the cores that this process may use. In every round each
-takes its turn, in random order, and goes on where it was. Beside medians of the rounds, the ratios to AtariVecEnv are medians
-of the ratios in each round, since other work on the machine slows a round as a whole.
+All play the same game with SB3's preprocessing and random actions, on the cores that this process may use. In every round
+they take turns, in random order, and each continues where it was. Besides medians over the rounds, ratios to AtariVecEnv are
+given as medians of the ratios within each round, since other work on the machine slows down a round as a whole.
 
-AtariVecEnv plays three more steps after each loss of a life, as SB3 does (no-op, FIRE, action 2), and ale-py alone does not:
-what the adapter costs by itself is seen where the loss of a life does not end an episode.
+AtariVecEnv plays three more steps after each loss of a life, as SB3 does (no-op, FIRE, action 2); ale-py alone does not. The
+cost of the adapter itself is therefore measured where the loss of a life does not end an episode.
 """
 
 import os

@@ -1,9 +1,9 @@
 """
-What ``gradient_steps.py`` measures: the face of all contenders, and this library's, SB3's and sb3-contrib's. The other peers
-are in ``peers.py``.
+What ``gradient_steps.py`` measures: the common interface of all contenders, and this library's, SB3's and sb3-contrib's. The
+other peers are in ``peers.py``.
 
-A contender does whole gradient steps by its own public code on its own replay: sample, compute, update priorities. All of a
-family have the same network, batch, losses and Adam settings; what is left to differ is in ``LEFT_OUT``.
+A contender does whole gradient steps with its own public code and its own replay: sample, compute, update priorities. All of a
+family have the same network, batch size, losses and Adam settings; the remaining differences are listed in ``LEFT_OUT``.
 """
 
 import inspect

@@ -1,18 +1,18 @@
 """
-Speed of learning beside the peers': this library, SB3's DQN, sb3-contrib's QRDQN, PFRL, Tianshou and CleanRL.
+Speed of learning compared with peers: this library, SB3's DQN, sb3-contrib's QRDQN, PFRL, Tianshou and CleanRL.
 
-learner: a whole gradient step, i.e. sampling from replay, computing, updating priorities, by each library's own code.
-    Contenders of a family have the same network, batch, losses and Adam settings, and replay full of the same transitions
-    of four 84 x 84 frames. They take turns in every round, in random order; a turn is some gradient steps, its result their
-    mean, and ratios are those of the same round. The floors are ``floor.py``'s.
-end-to-end: steps of PongNoFrameskip-v4 per second in each library's own training loop, SB3's preprocessing, one
-    environment, a gradient step every fourth step, Rainbow. Again in turns; nothing is counted before learning starts.
-memory: the most that a process of its own needs for a learner with full replay.
+learner: a whole gradient step, i.e. sampling from replay, computing, updating priorities, with each library's own code.
+    Contenders of a family have the same network, batch size, losses and Adam settings, and replay full of the same transitions
+    of four 84 x 84 frames. They take turns in every round, in random order. A turn is several gradient steps, its result is
+    their mean, and ratios are within a round. The floors are those of ``floor.py``.
+end-to-end: steps of PongNoFrameskip-v4 per second in each library's own training loop, with SB3's preprocessing, one
+    environment, and a gradient step every fourth step, for Rainbow. Also in turns; timing starts when learning starts.
+memory: the most that a separate process needs for a learner with full replay.
 
-Each contender has a process of its own, which sleeps when it is not its turn: what one does to its process, such as the way
-that memory is given back, is of no use or harm to the others. Who is not installed is left out, and so is
-what a version of this library does not offer: pip install tianshou pfrl, and --cleanrl PATH for CleanRL's rainbow_atari.py,
-which need not be installed. How fast environments alone are is in ``collection.py``.
+Each contender has its own process, which sleeps when it is not its turn, so that what one does to its process, such as the
+way memory is freed, neither helps nor harms the others. Contenders that are not installed are left out, and so is what a
+version of this library does not offer: pip install tianshou pfrl, and --cleanrl PATH for CleanRL's rainbow_atari.py, which
+need not be installed. ``collection.py`` measures the speed of environments alone.
 """
 
 import argparse

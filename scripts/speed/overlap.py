@@ -1,9 +1,10 @@
 """
-What overlapping collection and learning saves: wall time of learn() with and without it, and of both parts alone.
+Time saved by overlapping collection and learning: wall time of learn() with and without it, and of both parts alone.
 
-The replay ratio is set so that collection alone and training alone take about the same time, which is where there is most to
-save. A gradient step overlaps with one step of all environments, so the two should be of similar length; hence the number of
-environments and the networks. All four take turns in each round, and go on where the one before left the environments.
+The replay ratio is set so that collection alone and training alone take about the same time, where the most can be saved. A
+gradient step overlaps with one step of all environments, so the two should take a similar time; this determines the number of
+environments and the networks. All four take turns in each round, and each continues with the environments as the previous one
+left them.
 """
 
 import os

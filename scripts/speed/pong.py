@@ -1,4 +1,4 @@
-"""PongNoFrameskip-v4 through CnnPolicy, short: that it runs, learns, evaluates, saves and loads; steps/s and memory."""
+"""A short run of PongNoFrameskip-v4 with CnnPolicy: it runs, learns, evaluates, saves and loads; steps/s and memory."""
 
 import argparse
 import resource

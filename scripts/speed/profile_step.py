@@ -1,4 +1,4 @@
-"""Where the time of a gradient step goes: the ten most expensive operations, by torch's profiler, on Atari-shaped data."""
+"""Time of a gradient step by operation: the ten most expensive ones, by torch's profiler, on Atari-shaped data."""
 
 import argparse
 from typing import Any

@@ -14,7 +14,7 @@ from sb3_distrl import QRDQN
 from sb3_distrl.distributed import ApeXQRDQN
 from tests.common.envs import vec_env
 from tests.common.settings import make
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 try:
     import resource

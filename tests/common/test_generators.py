@@ -13,7 +13,7 @@ from sb3_distrl import Rainbow
 from sb3_distrl.common.generators import random_state, set_random_state
 from tests.common.envs import vec_env
 from tests.common.settings import make
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 CPU, CUDA = th.device("cpu"), th.device("cuda")
 

@@ -29,7 +29,7 @@ input()
 JOIN = """
 import os, signal, sys
 import ray  # before us, as a user may
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 def handler(signum, frame): ...
 
@@ -96,7 +96,7 @@ LOSE = """
 import ray
 from ray.cluster_utils import Cluster
 from stable_baselines3.common.callbacks import BaseCallback
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
 other = cluster.add_node(num_cpus=1)
@@ -150,7 +150,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 import ray
 from tests.distributed.envs import Telling
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 folder, received = Path(sys.argv[1]), []
 

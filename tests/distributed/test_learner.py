@@ -17,7 +17,7 @@ from sb3_distrl.distributed import ApeXIQN, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.distributed.collectors import Collector
 from tests.common.envs import make_env
 from tests.common.settings import record
-from tests.distributed.settings import CLASSES, SMALL, digest, make_model
+from tests.distributed.models import CLASSES, SMALL, digest, make_model
 
 
 class Counting(BaseCallback):

@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_distrl.distributed import ApeXRainbow
 from tests.distributed.envs import MESSAGE, Telling, misbehaving
-from tests.distributed.settings import CLASSES, NETWORKS, digest, make_model
+from tests.distributed.models import CLASSES, NETWORKS, digest, make_model
 
 ray = pytest.importorskip("ray")
 
@@ -221,7 +221,7 @@ TRAIN = """
 import sys
 from sb3_distrl.common.callbacks import RollingCheckpointCallback, latest_checkpoint
 from sb3_distrl.distributed import ApeXRainbow
-from tests.distributed.settings import make_model
+from tests.distributed.models import make_model
 
 path = latest_checkpoint(sys.argv[1])
 if path:

@@ -12,7 +12,7 @@ from sb3_distrl import Rainbow
 from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.distributed import ApeX, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.distributed.worker import RolloutWorker
-from tests.distributed.settings import NETWORKS, make_model, spec_of
+from tests.distributed.models import NETWORKS, make_model, spec_of
 
 
 class Bonus:
@@ -160,7 +160,7 @@ def test_what_cannot_be_unpickled_is_an_error():
 IN_MAIN = """
 import torch as th
 from sb3_distrl.distributed import ApeXRainbow
-from tests.distributed.settings import NETWORKS, make_model
+from tests.distributed.models import NETWORKS, make_model
 
 class Mine(ApeXRainbow):
     def loss(self, batch, bootstrap):

@@ -18,7 +18,7 @@ from sb3_distrl.distributed import ApeXIQN
 from sb3_distrl.distributed.envs import ActorEnvs, make_envs
 from sb3_distrl.distributed.worker import RolloutWorker, epsilon_ladder
 from tests.common.envs import KINDS, POLICIES, make_env
-from tests.distributed.settings import CLASSES, make_model, spec_of
+from tests.distributed.models import CLASSES, make_model, spec_of
 
 
 def test_the_ladder_of_epsilons():

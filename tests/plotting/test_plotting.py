@@ -24,7 +24,7 @@ from sb3_distrl.plotting import (
     record_episode,
     save_film,
 )
-from sb3_distrl.plotting.distribution import density_of, limits_of
+from sb3_distrl.plotting.density import density_of, limits_of
 from tests.common.envs import CountingEnv, vec_env
 from tests.common.settings import ALGORITHMS, SETTINGS, make, record
 
@@ -151,12 +151,12 @@ def test_film(moments: list[EpisodeStep], tmp_path: Path) -> None:
     ("draw", "says"),
     [
         (lambda moments, path: save_film(moments, path / "film.avi"), r"film.avi must end with one of .gif, .mp4"),
-        (lambda moments, path: save_film([], path / "film.gif"), r"moments=\[\] is no episode"),
+        (lambda moments, path: save_film([], path / "film.gif"), r"moments=\[\] is empty"),
         (lambda moments, path: save_film(moments, path / "film.gif", every=0), "every=0 must be at least 1"),
         (lambda moments, path: save_film(moments, path / "film.gif", ["one"]), r"action_names=\['one'\] must be 2"),
         (lambda moments, path: plot_film_strip(moments, columns=0), "columns=0 must be at least 1"),
         (lambda moments, path: plot_distribution(distribution(4, 2, 9)), r"shape \(4, 2, 9\).*single observation"),
-        (lambda moments, path: plot_distribution(distribution(2, 9), ["a", "b", "c"]), "must be 2, a name for each"),
+        (lambda moments, path: plot_distribution(distribution(2, 9), ["a", "b", "c"]), "must be 2 names, one for each"),
         (lambda moments, path: plot_spread([1], []), "steps has 1 and distributions 0"),
         (lambda moments, path: record_episode(make(IQN), vec_env(), 0), "max_steps=0"),
         (lambda moments, path: record_episode(make(IQN), vec_env(), 5), "render_mode=None.*rgb_array"),
@@ -182,7 +182,7 @@ def test_callback_logs_what_the_model_says(name: str) -> None:
     assert np.array_equal(callback.distributions[0].values, before.values[0])
     model.dump_logs()
     after = model.predict_distribution(obs)
-    callback._look()
+    callback._log()
     model.dump_logs()
     greedy = after.mean().argmax(axis=1)
     line = recorder.lines[-1]

@@ -90,7 +90,7 @@ def test_trials_use_it_too(command: Command, config: Config) -> None:
     ("env", "more", "message"),
     [
         ("CartPole-v1", "", "--vec-env ale plays Atari games only, not CartPole-v1: use dummy or subproc"),
-        (BREAKOUT, "frame_stack: 4", r"stands for env_wrapper=\S*AtariWrapper alone, .* env_wrapper=\[\]: change it"),
+        (BREAKOUT, "frame_stack: 4", r"replaces env_wrapper=\S*AtariWrapper alone, .* env_wrapper=\[\]: change it"),
         (BREAKOUT, f"env_wrapper: [{WRAPPER}, rl_zoo3.wrappers.TimeFeatureWrapper]", "rl_zoo3.wrappers.TimeFeatureWrapper"),
         (BREAKOUT, f"env_wrapper: {WRAPPER}, monitor_kwargs: {{info_keywords: [lives]}}", "without monitor_kwargs"),
         (BREAKOUT, f"env_wrapper: {WRAPPER}, env_kwargs: {{mode: 4}}", r"env_kwargs=\{'mode': 4\} cannot be given"),

@@ -42,7 +42,7 @@ def without(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (("trian",), "trian is no command. Did you mean train?"),
+        (("trian",), "trian is not a command. Did you mean train?"),
         (("train", "--algo", "ranbow", "--env", "CartPole-v1"), "Did you mean rainbow?"),
         (("enjoy", "--algo", "iqm", "--env", "CartPole-v1"), "Did you mean iqn?"),
         (("train", "--algo", "iqn", "--env", "CartPol-v1"), "Did you mean CartPole-v1?"),

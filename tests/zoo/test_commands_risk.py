@@ -42,7 +42,7 @@ def test_film(folder: Path) -> None:
         (("enjoy", *AGENT, "--risk", "averse"), "'averse' is unknown: use one of mean"),
         (("enjoy", "--algo", "ppo", "--env", "RiskyCrossing-v0", "-f", ".", "--risk", "cpw"), "not for ppo"),
         (("plot_distribution", *AGENT, "-o", "x.jpeg"), "--output x.jpeg must end with one of .png"),
-        (("plot_distribution", *AGENT, "--action-names", "on"), "must be 2, a name for each action"),
+        (("plot_distribution", *AGENT, "--action-names", "on"), "must be 2 names, one for each action"),
         (("plot_distribution", *AGENT, "--risk", "cvar"), "risk='cvar' has no level"),
         (("plot_distribution", "--algo", "ppo", "--env", "RiskyCrossing-v0"), "invalid choice: 'ppo'"),
         (("plot_distribution", "--algo", "qrdqn", "--env", "RiskyCrossing-v0"), "was not found"),

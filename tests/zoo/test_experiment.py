@@ -274,7 +274,7 @@ def test_without_a_trial_the_entry_counts(study: list[str], command: Command) ->
 def test_trials_out_of_range(trial: str, study: list[str], command: Command, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         command.prepare("rainbow", *study, f"--trial-id={trial}")
-    assert f"trial_id={trial} is no trial with parameters of study a" in capsys.readouterr().err
+    assert f"trial_id={trial} is not a trial with parameters of study a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "message"), [("b", "study_name=b is not in storage"), ("a", "trial_id=2")])

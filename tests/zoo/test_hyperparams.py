@@ -12,7 +12,7 @@ from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.distributed import ApeXIQN, ApeXQRDQN, ApeXRainbow
 from sb3_distrl.networks import DataEfficientConv, MinAtarConv
 from sb3_distrl.zoo import cli
-from sb3_distrl.zoo.settings import hyperparams_file, read_entries
+from sb3_distrl.zoo.entries import hyperparams_file, read_entries
 
 ALGORITHMS = {"rainbow": Rainbow, "iqn": IQN, "qrdqn": QRDQN}
 WITH_ACTORS = {"apex-rainbow": ApeXRainbow, "apex-iqn": ApeXIQN, "apex-qrdqn": ApeXQRDQN}

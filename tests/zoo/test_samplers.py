@@ -11,8 +11,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 from rl_zoo3.utils import ALGOS, SimpleLinearSchedule
 
+from sb3_distrl.zoo.entries import Mergeable, hyperparams_file
 from sb3_distrl.zoo.samplers import CONVERTERS, NET_ARCHS, SAMPLERS
-from sb3_distrl.zoo.settings import Mergeable, hyperparams_file
 
 NAMES = ["rainbow", "iqn", "qrdqn"]
 N_TRIALS = 200

@@ -16,9 +16,9 @@ from optuna.trial import TrialState, create_trial
 from rl_zoo3.utils import ALGOS
 from torch import nn
 
+from sb3_distrl.zoo.entries import Mergeable, evaluated
 from sb3_distrl.zoo.samplers import CONVERTERS, SAMPLERS
-from sb3_distrl.zoo.settings import Mergeable, evaluated
-from sb3_distrl.zoo.study import SHOWN_TRIALS, entry, report, write, write_report
+from sb3_distrl.zoo.study import SHOWN_TRIALS, entry, report, write_report
 from tests.zoo.conftest import QUICK, Command
 
 ENTRY: dict[str, Any] = dict(
@@ -204,9 +204,10 @@ def test_a_study_is_trained_from(algo: str, plots: bool, command: Command, capsy
 WRITER = """
 import sys
 from pathlib import Path
-from sb3_distrl.zoo.study import write
+from sb3_distrl.common.files import atomic_write
 for i in range(100):
-    write(Path(sys.argv[1]), sys.argv[2] * 200_000)
+    with atomic_write(Path(sys.argv[1]), shared=True) as temporary:
+        temporary.write_text(sys.argv[2] * 200_000)
 """
 
 
@@ -228,10 +229,3 @@ def test_files_are_whole_at_any_moment(tmp_path: Path) -> None:
             writer.wait()
     assert [writer.returncode for writer in writers] == [0, 0] and seen
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_replaces_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.md"
-    for text in ("first", "second"):
-        write(path, text)
-        assert path.read_text() == text

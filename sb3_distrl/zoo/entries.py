@@ -1,4 +1,4 @@
-"""Hyperparameters as rl-zoo3 has them: read from YAML, merged, and written so that they can be read again."""
+"""Entries of hyperparameter files: read as in rl-zoo3, merged, and written so that they can be read again."""
 
 import importlib
 import importlib.util
@@ -12,33 +12,27 @@ import yaml
 from torch import nn
 
 import sb3_distrl
+from sb3_distrl.validation import nearest
 
 Hyperparams = dict[str, Any]
 
 
 class Loader(yaml.SafeLoader):
-    """Plain YAML, where 1e-4 is a number, as in YAML 1.2, and not text, as in YAML 1.1, which PyYAML reads."""
+    """Plain YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML reads YAML 1.1, where it is a string."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def hyperparams_file(algo: str) -> Path:
-    """
-    :param algo: name of an algorithm
-    :return: this library's YAML file for it, which may not exist: in the wheel, or in a checkout
-    """
+    """:return: this library's YAML file for an algorithm, in the wheel or in a checkout; it may not exist"""
     package = Path(sb3_distrl.__file__).parent
     folder = package / "hyperparams" if (package / "hyperparams").is_dir() else package.parent / "hyperparams"
     return folder / f"{algo}.yml"
 
 
 def read_entries(config: str) -> dict[str, Hyperparams]:
-    """
-    :param config: YAML file, Python file or module, as rl-zoo3's ``--conf-file``
-    :return: hyperparameters by environment
-    :raises ValueError: if there are none
-    """
+    """:return: hyperparameters by environment, from a YAML file, Python file or module, as rl-zoo3's ``--conf-file``"""
     if config.endswith((".yml", ".yaml", ".py")) and not Path(config).is_file():
         raise ValueError(f"conf_file={config} does not exist: name a YAML file, a Python file or a module.")
     if config.endswith((".yml", ".yaml")):
@@ -52,28 +46,42 @@ def read_entries(config: str) -> dict[str, Hyperparams]:
             raise ValueError(f"conf_file={config} cannot be imported: name a YAML file, a Python file or a module.")
         entries = importlib.import_module(config).hyperparams
     if not isinstance(entries, dict):
-        raise ValueError(f"conf_file={config} has no hyperparameters: it must map environments to them.")
+        raise ValueError(f"conf_file={config} has no hyperparameters: it must map environments to hyperparameters.")
     return entries
 
 
+def read_entry(config: str, algo: str, env_id: str, is_atari: bool, entry: str | None = None) -> Hyperparams:
+    """:return: one entry of a file: that of the environment, its family, or ``default``, unless ``entry`` names another"""
+    entries = read_entries(config)
+    if entry is None:
+        family = "atari" if is_atari else "minatar" if env_id.startswith("MinAtar/") else "default"
+        found = [name for name in (env_id, family, "default") if name in entries]
+        if not found:
+            raise ValueError(f"Hyperparameters not found for {algo}-{env_id} in {config}: add an entry {env_id}.")
+        entry = found[0]
+    elif entry not in entries:
+        raise ValueError(f"entry={entry} is not in {config}.{nearest(entry, entries)} It has {', '.join(entries)}.")
+    if entry != env_id:
+        print(f"Using the entry '{entry}'")
+    if not isinstance(entries[entry], dict):
+        raise ValueError(f"Entry {entry} of {config} is empty: give it hyperparameters.")
+    return entries[entry]
+
+
 def evaluated(policy_kwargs: str | Hyperparams | None) -> Hyperparams:
-    """
-    :param policy_kwargs: as in an entry: Python for a dict, with the names that rl-zoo3 knows, or a dict
-    :return: the dict
-    """
+    """:return: the ``policy_kwargs`` of an entry as a dict; a string is Python code with the names that rl-zoo3 knows"""
     if isinstance(policy_kwargs, str):
         return eval(policy_kwargs, vars(rl_zoo3.exp_manager))
     return policy_kwargs or {}
 
 
 class Mergeable(Hyperparams):
-    """Hyperparameters whose ``update`` keeps those ``policy_kwargs`` that the new ones do not name."""
+    """Hyperparameters whose ``update`` keeps the ``policy_kwargs`` that the new ones do not set."""
 
     def copy(self) -> "Mergeable":
         return Mergeable(self)
 
     def update(self, other: Hyperparams) -> None:  # type: ignore[override]
-        """:param other: hyperparameters that take precedence"""
         policy_kwargs = evaluated(self.get("policy_kwargs"))
         super().update(other)
         if "policy_kwargs" in other:
@@ -81,10 +89,7 @@ class Mergeable(Hyperparams):
 
 
 def expression(value: Any) -> str:
-    """
-    :param value: of plain types and classes
-    :return: Python for it, as rl-zoo3 evaluates it
-    """
+    """:return: Python code for a value of plain types and classes, which rl-zoo3 can evaluate"""
     if isinstance(value, dict):
         if all(isinstance(name, str) and name.isidentifier() for name in value):
             return f"dict({', '.join(f'{name}={expression(item)}' for name, item in value.items())})"
@@ -106,10 +111,7 @@ def expression(value: Any) -> str:
 
 
 def plain(hyperparams: Hyperparams) -> Hyperparams:
-    """
-    :param hyperparams: with classes among the arguments of policy and replay buffer
-    :return: the same as an entry of a YAML file, for anyone to load safely
-    """
+    """:return: the hyperparameters as a YAML entry that loads safely: arguments that hold classes become Python code"""
     entry = dict(hyperparams)
     for name, value in entry.items():
         try:

@@ -15,7 +15,7 @@ from sb3_distrl import IQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.networks import MinAtarConv
 from sb3_distrl.zoo import register
-from sb3_distrl.zoo.settings import Mergeable, evaluated, expression, hyperparams_file, plain, read_entries
+from sb3_distrl.zoo.entries import Mergeable, evaluated, expression, hyperparams_file, plain, read_entries
 
 register()
 

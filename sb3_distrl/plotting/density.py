@@ -1,4 +1,4 @@
-"""The distribution of the return after each action, at one state."""
+"""Densities of the return after each action, in one state."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,53 +8,39 @@ from matplotlib.figure import Figure
 
 from sb3_distrl.common.distribution import ValueDistribution
 
-# Okabe & Ito 2008, which colour-blind people can tell apart
+# Okabe & Ito 2008; distinguishable for colour-blind people
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-FONT = 13  # points; legible where a figure is shown at half its size
-SMOOTHING = 0.012  # half the width over which densities are averaged, as a share of the axis
-HIDDEN_TAIL = 1e-3  # probability at either end of a distribution that the axis need not show
+FONT = 13  # points; legible when a figure is shown at half its size
+SMOOTHING = 0.012  # densities are averaged over twice this share of the axis
+HIDDEN_TAIL = 1e-3  # probability at each end of a distribution that the axis may cut off
 POINTS = 400
 
 
 def color_of(action: int) -> str:
-    """
-    :param action: number of an action
-    :return: its colour; with more than six actions, some are used twice
-    """
+    """:return: the colour of an action; with more than six actions, colours repeat"""
     return COLORS[action % len(COLORS)]
 
 
 def names_of(n_actions: int, action_names: Sequence[str] | None) -> list[str]:
-    """
-    :param n_actions: A
-    :param action_names: names of the actions, or ``None``
-    :return: a name for each
-    :raises ValueError: if there are not as many names as actions
-    """
+    """:return: a name for each action, by default "action 0" and so on"""
     if action_names is None:
         return [f"action {action}" for action in range(n_actions)]
     if len(action_names) != n_actions:
-        raise ValueError(f"action_names={list(action_names)} must be {n_actions}, a name for each action.")
+        raise ValueError(f"action_names={list(action_names)} must be {n_actions} names, one for each action.")
     return list(action_names)
 
 
 def check_single(distribution: ValueDistribution) -> None:
-    """
-    :param distribution: of one state
-    :raises ValueError: for several states
-    """
+    """:raises ValueError: if the distribution is not that of a single state"""
     if distribution.values.ndim != 2:
         raise ValueError(
-            f"distribution has values of shape {distribution.values.shape}, but those of one state are needed, "
+            f"distribution has values of shape {distribution.values.shape}, but must be that of one state, "
             "[actions, atoms]: predict it for a single observation."
         )
 
 
 def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]:
-    """
-    :param distributions: of any shape
-    :return: a range of returns that shows all of them, but for the last tails
-    """
+    """:return: a range of returns that shows all distributions except the ends of their tails"""
     shown = []
     for each in distributions:
         probabilities = each.probabilities.astype(np.float64)
@@ -66,15 +52,9 @@ def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]
 
 
 def density_of(values: np.ndarray, probabilities: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
-    """
-    :param values: atoms in ascending order, shape [Z]
-    :param probabilities: of the atoms, shape [Z]
-    :param x: where to evaluate, shape [X]
-    :param width: over twice which to average
-    :return: the density of the distribution whose atoms are spread halfway to their neighbours, averaged, shape [X]
-    """
+    """:return: density at x [X] of atoms [Z] in ascending order, each spread halfway to its neighbours, over x +- width"""
     edges = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2, values[-1:]])
-    edges += 1e-9 * np.arange(len(edges)) * width  # so that those of equal atoms are in order
+    edges += 1e-9 * np.arange(len(edges)) * width  # keeps the edges of equal atoms in ascending order
     cumulative = np.concatenate([[0.0], probabilities.cumsum()])
     return (np.interp(x + width, edges, cumulative) - np.interp(x - width, edges, cumulative)) / (2 * width)
 
@@ -86,13 +66,7 @@ def draw_rows(
     limits: tuple[float, float],
     chosen: int | None,
 ) -> None:
-    """
-    :param axes: one for each action; what they show is replaced
-    :param distribution: of one state, values of shape [A, Z]
-    :param names: of the actions; ``None`` leaves them out
-    :param limits: of the axis of returns
-    :param chosen: action to mark
-    """
+    """Draw the distribution of one state into an axes for each action, cleared before; ``names=None`` draws no names."""
     x = np.linspace(*limits, POINTS)
     width = SMOOTHING * (limits[1] - limits[0])
     means = distribution.mean()
@@ -119,15 +93,15 @@ def plot_distribution(
     """
     Draw the distribution of the return after each action, with its mean as a black line.
 
-    Each atom is spread halfway to its neighbours, and the density averaged over 2.4% of the axis. The curves of all actions
-    reach the same height: areas are not to be compared.
+    Each atom is spread halfway to its neighbours, and the density is averaged over 2.4% of the axis. All curves have the same
+    height, so areas cannot be compared.
 
-    :param distribution: of one state, values of shape [A, Z], as ``model.predict_distribution`` returns for one observation
+    :param distribution: distribution of one state, values of shape [A, Z], from ``model.predict_distribution``
     :param action_names: a name for each action
     :param chosen: action to mark as the one that is taken
-    :param title: of the figure
+    :param title: title of the figure
     :return: a figure, to save with ``savefig``
-    :raises ValueError: for distributions of several states, or another number of names than of actions
+    :raises ValueError: for distributions of several states, or if the number of names is not the number of actions
     """
     check_single(distribution)
     names = names_of(len(distribution.values), action_names)

@@ -12,14 +12,15 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.plotting import plot_film_strip, record_episode, save_film
+from sb3_distrl.plotting.episode import WRITERS
 from sb3_distrl.zoo.registration import ALGORITHMS
 
-FILMS = (".gif", ".mp4")
-SUFFIXES = (".png", ".pdf", ".svg", *FILMS)
+PICTURES = (".png", ".pdf", ".svg")
+SUFFIXES = (*PICTURES, *WRITERS)
 
 
 def parser() -> argparse.ArgumentParser:
-    """:return: of the command's options, named as those of rl-zoo3's enjoy where it has them"""
+    """:return: a parser whose options have the names that they have in rl-zoo3's enjoy"""
     options = argparse.ArgumentParser(description="Draw the learnt distributions of returns along an episode.")
     options.add_argument("--algo", help="Algorithm", choices=list(ALGORITHMS), required=True)
     options.add_argument("--env", help="Environment ID", type=EnvironmentName, required=True)
@@ -29,24 +30,21 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--risk", help="Risk measure to act by, e.g. cvar:0.25 (default: that of the agent)")
     options.add_argument("--stochastic", action="store_true", help="Use stochastic actions")
     options.add_argument("--seed", help="Random generator seed", type=int, default=0)
-    options.add_argument("-n", "--n-timesteps", help="Greatest number of timesteps", default=1000, type=int)
+    options.add_argument("-n", "--n-timesteps", help="Maximum number of timesteps", default=1000, type=int)
     options.add_argument("--gym-packages", nargs="+", default=[], help="Packages that register environments")
     options.add_argument("--action-names", nargs="+", help="A name for each action")
     options.add_argument(
-        "-o", "--output", type=Path, help=f"File to write: moments of the episode ({', '.join(SUFFIXES[:3])}), or a film "
-        f"({', '.join(FILMS)}); default: distribution_ALGO_ENV.png",
+        "-o", "--output", type=Path, help=f"File to write: steps of the episode ({', '.join(PICTURES)}), or a film "
+        f"({', '.join(WRITERS)}); default: distribution_ALGO_ENV.png",
     )  # fmt: skip
-    options.add_argument("--columns", type=int, default=4, help="Moments to show (default: 4)")
-    options.add_argument("--fps", type=int, default=10, help="Pictures a second of a film (default: 10)")
-    options.add_argument("--every", type=int, default=1, help="Timesteps from one picture of a film to the next (default: 1)")
+    options.add_argument("--columns", type=int, default=4, help="Number of steps to show (default: 4)")
+    options.add_argument("--fps", type=int, default=10, help="Frames per second of a film (default: 10)")
+    options.add_argument("--every", type=int, default=1, help="Timesteps between frames of a film (default: 1)")
     return options
 
 
 def load(args: argparse.Namespace) -> tuple[ValueAlgorithm, VecEnv]:
-    """
-    :param args: of the command line
-    :return: the agent, and an environment as it was trained in, which shows pictures
-    """
+    """:return: the agent, and the environment that it was trained in, rendered as images"""
     _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, args.env, args.load_best)
     print(f"Loading {model_path}")
     run = Path(log_path) / args.env
@@ -68,11 +66,7 @@ def load(args: argparse.Namespace) -> tuple[ValueAlgorithm, VecEnv]:
 
 
 def main() -> None:
-    """
-    Play an episode, and draw it.
-
-    :raises ValueError: for options that do not fit
-    """
+    """Play an episode and draw it."""
     args = parser().parse_args()
     output = args.output or Path(f"distribution_{args.algo}_{args.env}.png")
     if output.suffix.lower() not in SUFFIXES:
@@ -81,11 +75,11 @@ def main() -> None:
     model, env = load(args)
     n_actions = int(model.action_space.n)  # type: ignore[attr-defined]
     if args.action_names is not None and len(args.action_names) != n_actions:
-        raise ValueError(f"--action-names {' '.join(args.action_names)} must be {n_actions}, a name for each action.")
-    moments = record_episode(model, env, args.n_timesteps, not args.stochastic, args.seed)
+        raise ValueError(f"--action-names {' '.join(args.action_names)} must be {n_actions} names, one for each action.")
+    steps = record_episode(model, env, args.n_timesteps, not args.stochastic, args.seed)
     env.close()
-    if output.suffix.lower() in FILMS:
-        save_film(moments, output, args.action_names, args.fps, args.every)
+    if output.suffix.lower() in WRITERS:
+        save_film(steps, output, args.action_names, args.fps, args.every)
     else:
-        plot_film_strip(moments, args.action_names, args.columns).savefig(output, dpi=100)
-    print(f"Saved {output}: {len(moments)} steps, acting by risk={model.risk}")
+        plot_film_strip(steps, args.action_names, args.columns).savefig(output, dpi=100)
+    print(f"Saved {output}: {len(steps)} steps, acting by risk={model.risk}")
