@@ -48,7 +48,7 @@ class FQFPolicy(policies.MlpPolicy):
 class FQF(IQN):
     """Fully parameterized quantile function (Yang et al. 2019, https://arxiv.org/abs/1911.02140), algorithm 1."""
 
-    policy_aliases = {"MlpPolicy": FQFPolicy}
+    policy_aliases = {"MlpPolicy": FQFPolicy}  # noqa: RUF012
 
     def loss(self, batch, bootstrap):
         actions, net, target_net = batch.actions.long().squeeze(1), self.q_net, self.q_net_target

@@ -130,7 +130,7 @@ class TimedApeX(ApeXRainbow):
                 publish(weights)
                 self.stopwatches["weights"].append((time.perf_counter() - start, 1))
 
-            self._intake.insert = timed_insert  # type: ignore[method-assign]
+            self._intake.insert = timed_insert  # type: ignore[assignment, method-assign]
             self._intake.actors.publish = timed_publish  # type: ignore[method-assign]
         return super().collect_rollouts(*args, **kwargs)
 
