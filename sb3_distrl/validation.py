@@ -164,7 +164,7 @@ def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dty
     fits = len(array.shape) == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b is not None)
     if not fits or array.dtype != dtype:
         raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} should have shape {shape} and type {dtype}.")
-    check_finite(name, array, "mend the environment")
+    check_finite(name, array, "fix the environment")
 
 
 def available_memory() -> float:

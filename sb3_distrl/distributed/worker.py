@@ -193,7 +193,7 @@ class RolloutWorker:
         """:return: what the algorithm's loss says of the n-step transitions, as at their first sampling, shape [T, E]"""
         buffer = self.buffer
         indices = np.arange(buffer.size() * buffer.n_envs)
-        batch = self.model._preprocessed(buffer._n_step_samples(indices, np.ones(len(indices)), None))
+        batch = self.model._preprocessed(buffer.transitions(indices))
         with th.no_grad():
             priorities = self.model._evaluate(batch).priorities
         return priorities.float().numpy().reshape(-1, buffer.n_envs)

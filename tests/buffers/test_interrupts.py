@@ -113,7 +113,7 @@ class Stream:
 
     def check(self, buffer):
         """All that can be drawn is one of the transitions, with as many steps as there may be."""
-        if not buffer.stored.storages:
+        if not buffer.stored.allocated:
             return 0
         try:
             drawn = buffer.sample(8 * N_ENVS * ROWS).indices
@@ -121,7 +121,7 @@ class Stream:
             assert "empty" in str(error)
             drawn = []
         live = np.union1d(np.flatnonzero(buffer.tree[np.arange(ROWS * N_ENVS)]), drawn)
-        batch = buffer._n_step_samples(live.astype(int), np.ones(len(live)), None)
+        batch = buffer.transitions(live.astype(int))
         for i in range(len(live)):
             name, next_name = self.name(batch.observations, i), self.name(batch.next_observations, i)
             found = (batch.rewards[i].item(), batch.discounts[i].item(), next_name, batch.dones[i].item())

@@ -171,7 +171,7 @@ def test_arrays_that_a_subclass_makes_by_itself_survive_too():
     tree = OwnTree(100, "mine")
     tree.update(np.arange(50), np.ones(50))
     tree = pickle.loads(pickle.dumps(tree))
-    assert tree.name == "mine" and tree.total == 50
+    assert tree.name == "mine" and tree.groups.sum() == 50
     tree.check_valid()
 
 

@@ -124,7 +124,7 @@ def test_random_numbers_are_the_actors_own():
     random.seed(5), np.random.seed(5), th.manual_seed(5)
     blocks = [RolloutWorker(spec, *which).collect(None).block for which in ((0, 0), (0, 0), (1, 0), (0, 1))]
     assert (random.random(), np.random.rand(), th.rand(1).item()) == expected
-    first, again, other, restarted = (block.observations[""].observations.tobytes() for block in blocks)
+    first, again, other, restarted = (block.observations.observations.tobytes() for block in blocks)
     assert first == again and first != other and first != restarted
 
 
