@@ -32,9 +32,7 @@ def make_storage(space: spaces.Space, rows: int, n_envs: int, frames_once: bool,
 
 
 class DictStorage(ObservationStorage):
-    """
-    :param storages: one for each key of a Dict space
-    """
+    """The storages of each key of a Dict."""
 
     def __init__(self, storages: dict[str, ObservationStorage]) -> None:
         self.storages = storages

@@ -38,14 +38,12 @@ class PrioritizedReplayBuffer(TransitionBuffer):
     """
     Proportional prioritized replay (Schaul et al. 2016) of n-step transitions (Hessel et al. 2018).
 
-    It stands in wherever SB3 takes a ``replay_buffer_class``. Algorithms that know nothing of priorities, such as SB3's
-    DQN and sb3-contrib's QRDQN, run with it, but neither update priorities nor use the weights: every transition keeps
-    the priority it came with, and sampling is uniform. Of this buffer they get the n-step returns
-    (``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``) that end where an episode does. sb3_distrl's QRDQN makes full
-    use of it.
+    It can be used as ``replay_buffer_class`` of any off-policy algorithm of SB3. Algorithms without priorities, such as SB3's
+    DQN and sb3-contrib's QRDQN, neither update them nor use the weights: sampling is uniform, with the n-step returns of
+    ``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``. sb3_distrl's QRDQN makes full use of it.
 
-    - Transitions are sampled in proportion to (\\|priority\\| + priority_eps)^alpha, stratified; new ones come with the
-      largest priority seen. ``alpha=0`` is uniform sampling.
+    - Transitions are sampled in proportion to (\\|priority\\| + priority_eps)^alpha, stratified; new ones get the largest
+      priority seen. ``alpha=0`` is uniform sampling.
     - n-step returns stay in one environment and one episode. The last n - 1 transitions of an episode, and the newest
       ones, have shorter returns; ``discounts`` says by how much to bootstrap. A truncated episode bootstraps from its true
       final observation, a terminated one does not.
@@ -53,14 +51,26 @@ class PrioritizedReplayBuffer(TransitionBuffer):
       episode, see :meth:`add` and :meth:`end_episodes`.
     - No memory is taken before the first transition is added.
 
+    A subclass stores another field with each transition by extending :attr:`row_arrays` and :meth:`row_values`::
+
+        class Curious(PrioritizedReplayBuffer):
+            row_arrays = {**PrioritizedReplayBuffer.row_arrays, "intrinsic": RowArray(np.float32)}
+
+            def row_values(self, obs, next_obs, action, reward, done, infos):
+                values = super().row_values(obs, next_obs, action, reward, done, infos)
+                return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
+
+    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved, and sent in Ape-X's blocks like the rewards. Of a
+    sampled batch, ``buffer.intrinsic.reshape(-1)[batch.indices]`` are the values, shape [B], of the first of the n steps.
+
     :param buffer_size: number of transitions over all environments
     :param observation_space: observation space, but Dict (see :class:`PrioritizedDictReplayBuffer`)
     :param action_space: action space
     :param device: where samples are put
     :param n_envs: number of environments
-    :param optimize_memory_usage: keep each frame of a stack once, and what is no stack once for the two transitions that it
-        belongs to; what comes out is the same to the bit. Each episode costs the room of one more observation: where episodes
-        are short, the oldest transitions may be lost before the buffer is full, and are then not sampled any more
+    :param optimize_memory_usage: store each frame of a stack once, and other observations once for both of their
+        transitions; samples are the same to the bit. Each episode takes the room of one more observation: if episodes are
+        short, the oldest transitions may be lost, and are not sampled any more, before the buffer is full
     :param handle_timeout_termination: bootstrap where an episode is truncated rather than terminated
     :param n_steps: largest number of rewards in a return, in environment steps
     :param gamma: discount factor per environment step; must be the algorithm's
@@ -200,11 +210,7 @@ class PrioritizedReplayBuffer(TransitionBuffer):
             self.tree.update(indices, masses, only_drawable=True)
 
     def _checked_indices(self, indices: np.ndarray) -> np.ndarray:
-        """
-        :param indices: flat indices row * n_envs + environment, shape [B]
-        :return: the same as int64
-        :raises ValueError: if they are no whole numbers of shape [B], or out of range
-        """
+        """:return: flat indices row * n_envs + environment as int64, if they are whole numbers of shape [B] in range"""
         if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
             raise ValueError(
                 f"indices of shape {indices.shape} and type {indices.dtype} should be whole numbers of shape [B]: use those "
@@ -221,10 +227,10 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
     def check_valid(self) -> None:
         """
-        Check what must always hold, for tests and in case of doubt; takes seconds for a large buffer.
+        Check that the buffer is consistent; takes seconds for a large one.
 
-        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not there, or cannot
-            be though it is; or if an episode goes on with another observation than the one it had come to
+        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not stored, or a
+            stored one cannot; or if an observation within an episode is not the one that the last step led to
         """
         if not self.stored.allocated:
             return
@@ -248,11 +254,7 @@ class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):  #
 
 
 def to_device(arrays: Any, device: th.device) -> Any:
-    """
-    :param arrays: one, or a dict of them, that nobody else changes
-    :param device: where to
-    :return: tensors of them there; to CUDA they go from pinned memory, while the CPU goes on
-    """
+    """:return: tensors of an array, or of a dict of them; to CUDA they are copied from pinned memory while the CPU goes on"""
     if isinstance(arrays, dict):
         return {key: to_device(array, device) for key, array in arrays.items()}
     tensor = th.from_numpy(arrays)

@@ -32,18 +32,6 @@ class RowBuffer(ReplayBuffer):
     """
     The memory of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described: rows of transitions,
     and the tree of their sampling masses. Memory is allocated when the first transition is added.
-
-    A subclass stores another field with each transition by extending :attr:`row_arrays` and :meth:`row_values`::
-
-        class Curious(PrioritizedReplayBuffer):
-            row_arrays = {**PrioritizedReplayBuffer.row_arrays, "intrinsic": RowArray(np.float32)}
-
-            def row_values(self, obs, next_obs, action, reward, done, infos):
-                values = super().row_values(obs, next_obs, action, reward, done, infos)
-                return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
-
-    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved and sent in blocks like the rewards. The values of a
-    sampled batch, each of the first of its n steps, are ``buffer.intrinsic.reshape(-1)[batch.indices]``.
     """
 
     #: Fields of a transition, besides observations and actions, whose types and shapes follow from their spaces
@@ -119,14 +107,14 @@ class RowBuffer(ReplayBuffer):
         """
         Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
 
-        It is a copy: SB3's learn() makes terminations of the last transitions where memory is optimised (its issue 46).
+        It is a copy: with optimize_memory_usage, SB3's learn() marks the last transitions as terminated (its issue 46).
         """
         return self._dones.copy()
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """
-        SB3's array, shape [rows, n_envs, ...], or a dict of them. Before the first transition, all arrays are read-only zeros.
+        SB3's array, shape [rows, n_envs, ...], or a dict of them; before the first transition, read-only zeros.
 
         :raises AttributeError: with ``optimize_memory_usage``
         """

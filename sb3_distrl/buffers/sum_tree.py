@@ -67,10 +67,7 @@ class SumTree:
         compiled()
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """
-        :param indices: shape [B]
-        :return: their masses, shape [B]
-        """
+        """:return: the masses at these indices, shape [B]"""
         return self.masses.reshape(-1)[indices]
 
     def update(self, indices: np.ndarray, masses: np.ndarray, only_drawable: bool = False) -> None:
@@ -99,9 +96,7 @@ class SumTree:
         return loops.draw(self.masses, self.blocks, self.groups, u)
 
     def check_valid(self) -> None:
-        """
-        :raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses
-        """
+        """:raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses"""
         masses = self.masses.reshape(-1)
         if not (np.isfinite(masses) & (masses >= 0)).all() or masses[self.capacity :].any():
             raise ValueError("The sum tree is broken: a mass is negative or not finite, or stands where none belongs.")

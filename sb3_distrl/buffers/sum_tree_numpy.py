@@ -36,7 +36,6 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
 def child_of(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param rows: masses of each node's children, shape [B, 32]
-    :param values: points between 0 and their sum, shape [B]
     :return: the child at which the running sum first exceeds the value, and how far into it the value lies, shape [B]
     """
     sums = rows.cumsum(axis=1)

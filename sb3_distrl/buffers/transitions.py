@@ -22,8 +22,7 @@ class RepairOnError:
     """
     Context manager for what must not be left half done: after an exception, such as Ctrl-C, it repairs the buffer.
 
-    :param repair: can be repeated; it starts again if Ctrl-C interrupts it, too
-    :param args: of ``repair``
+    The repair starts again if Ctrl-C interrupts it, too.
     """
 
     __slots__ = ("args", "repair")
@@ -47,7 +46,7 @@ class TransitionBuffer(RowBuffer):
     """
     The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described.
 
-    Each environment has a ring of ``buffer_size // n_envs`` rows, which may be filled at its own pace (:meth:`add_block`).
+    Each environment fills a ring of ``buffer_size // n_envs`` rows at its own pace (see :meth:`add_block`).
     """
 
     alpha: float
@@ -78,6 +77,8 @@ class TransitionBuffer(RowBuffer):
         """
         given, values = self.row_values(obs, next_obs, action, reward, done, infos), {}
         for name in ("actions", *self.row_arrays):
+            if name not in given:
+                raise ValueError(f"row_values() gave {list(given)} and should give {self._row_names}.")
             value, shape = np.asarray(given[name]), vars(self)[name].shape[1:]
             if value.dtype.kind == "f" or value.shape != shape:
                 label = ARGUMENTS.get(name, name)
@@ -96,14 +97,8 @@ class TransitionBuffer(RowBuffer):
     ) -> dict[str, Any]:
         """
         What to store for one transition of each environment, besides observations. Subclasses that extend
-        :attr:`row_arrays` override it; the arguments are those of :meth:`add`.
+        :attr:`row_arrays` override it. The parameters are those of :meth:`add`.
 
-        :param obs: observations s_t
-        :param next_obs: s_{t+1}
-        :param action: a_t
-        :param reward: r_{t+1}
-        :param done: whether the episode ended there
-        :param infos: infos of each environment
         :return: values of "actions" and of each name in ``row_arrays``, shape [n_envs, ...]
         """
         if isinstance(infos, dict):
@@ -286,10 +281,7 @@ class TransitionBuffer(RowBuffer):
     # Masses
 
     def _masses_of(self, priorities: np.ndarray) -> np.ndarray:
-        """
-        :return: masses of priorities of any shape, shape [size]; the largest priority is noted
-        :raises ValueError: if a priority is not finite
-        """
+        """:return: masses of finite priorities, shape [size]; the largest priority is remembered"""
         priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
         largest = float(priorities.max(initial=0.0))  # NaN if one of them is
         if not largest <= LARGEST:

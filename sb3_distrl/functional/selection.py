@@ -1,4 +1,4 @@
-"""Choosing what belongs to the actions."""
+"""Selecting the values of actions."""
 
 import torch as th
 
