@@ -1,4 +1,9 @@
-"""Checks of what users pass in; each message names the argument, its value and a remedy."""
+"""
+Checks of what users pass in.
+
+Each raises a ValueError that names the argument (``name``), what the user gave (``value``) and what to do instead
+(``remedy``).
+"""
 
 import difflib
 import os
@@ -18,13 +23,7 @@ MOST_ALPHA = 10  # beyond, masses of priorities overflow
 
 
 def number(name: str, value: Any, remedy: str) -> float:
-    """
-    :param name: the argument
-    :param value: what the user gave: a number of Python or numpy, or an array or tensor that holds a single one
-    :param remedy: what to do instead
-    :return: the number
-    :raises ValueError: for anything else, such as a string or a bool
-    """
+    """:return: the number, of Python, numpy, or in an array or tensor of a single one; not a string or a bool"""
     given = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(given, bool) or not isinstance(given, Real):
         raise ValueError(f"{name}={value!r} must be a number: {remedy}.")
@@ -32,26 +31,15 @@ def number(name: str, value: Any, remedy: str) -> float:
 
 
 def whole_number(name: str, value: Any, remedy: str) -> int:
-    """
-    :param name: the argument
-    :param value: what the user gave, as in :func:`number`; sweeps and files give 3.0 or 1e6
-    :param remedy: what to do instead
-    :return: the number as an int
-    :raises ValueError: if it is not a whole number
-    """
+    """:return: the whole number as an int; sweeps and files give 3.0 or 1e6"""
     given = number(name, value, remedy)
-    if given % 1 != 0:  # infinity is none, either
+    if given % 1 != 0:  # also for infinity
         raise ValueError(f"{name}={value} must be a whole number: {remedy}.")
     return int(given)
 
 
 def layer_sizes(name: str, sizes: Any) -> list[int]:
-    """
-    :param name: the argument
-    :param sizes: what the user gave: whole numbers of units, see :func:`whole_number`
-    :return: the numbers as ints
-    :raises ValueError: if they are something else
-    """
+    """:return: numbers of units, at least 1, as ints"""
     remedy = "use a list of numbers of units, such as [64, 64]"
     if isinstance(sizes, (str, dict)) or not isinstance(sizes, Iterable):
         raise ValueError(f"{name}={sizes!r} is no list: {remedy}.")
@@ -62,36 +50,20 @@ def layer_sizes(name: str, sizes: Any) -> list[int]:
 
 
 def check_at_least(name: str, value: float, low: float, remedy: str) -> None:
-    """
-    :param name: the argument
-    :param value: what the user gave
-    :param low: the smallest allowed value
-    :param remedy: what to do instead
-    :raises ValueError: if the value is lower, or not a number
-    """
+    """:param low: the smallest allowed value"""
     if not number(name, value, remedy) >= low:
         raise ValueError(f"{name}={value} must be at least {low}: {remedy}.")
 
 
 def check_fraction(name: str, value: float, remedy: str, zero: bool = False) -> None:
-    """
-    :param name: the argument
-    :param value: what the user gave
-    :param remedy: what to do instead
-    :param zero: whether 0 is allowed; 1 always is
-    :raises ValueError: if the value is not in (0, 1], or [0, 1]
-    """
+    """:param zero: whether 0 is allowed, as all other numbers up to 1 are"""
     given = number(name, value, remedy)
     if not (0 < given <= 1 or (zero and given == 0)):
         raise ValueError(f"{name}={value} must be in {'[0' if zero else '(0'}, 1]: {remedy}.")
 
 
 def check_alpha(alpha: float, remedy: str) -> None:
-    """
-    :param alpha: exponent of priorities; files of 0.1.0 may have one above 1
-    :param remedy: what to do instead
-    :raises ValueError: if it is not in [0, 1], nor one that deserves a warning alone
-    """
+    """:param alpha: exponent of priorities in [0, 1]; files of 0.1.0 may have one above 1, for which there is a warning"""
     if 1 < number("alpha", alpha, remedy) <= MOST_ALPHA:
         warnings.warn(f"alpha={alpha} above 1 is deprecated: {remedy}.", DeprecationWarning, stacklevel=2)
     else:
@@ -99,12 +71,7 @@ def check_alpha(alpha: float, remedy: str) -> None:
 
 
 def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
-    """
-    :param name: what the values are
-    :param values: any shape
-    :param remedy: what to do
-    :raises ValueError: if any value is not a number, or infinite as float32, in which networks compute
-    """
+    """Refuse values that are NaN, or infinite as float32, in which networks compute."""
     if values.dtype.kind != "f":
         return
     if values.dtype.itemsize <= 4:
@@ -117,12 +84,7 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """
-    :param name: what it is
-    :param array: to check
-    :param shape: that it must have
-    :raises ValueError: if it has another one
-    """
+    """Refuse an array of another shape."""
     if array.shape != shape:
         raise ValueError(f"{name} of shape {array.shape} should have shape {shape}.")
 
@@ -134,13 +96,8 @@ def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, .
     Only single numbers are reshaped: VecEnvs give them as [n_envs] or [n_envs, 1]. A single environment may leave out the
     first axis, as in SB3.
 
-    :param name: what it is
-    :param array: to check
-    :param n_envs: number of environments
     :param shape: shape of an entry
-    :param remedy: what to do about another shape
     :return: the array, shape [n_envs, *shape]
-    :raises ValueError: if it has another shape
     """
     if array.shape == (n_envs, *shape):
         return array
@@ -154,21 +111,15 @@ def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, .
 
 
 def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
-    """
-    :param name: what it is
-    :param array: to check
-    :param shape: that it must have; ``None`` is any length
-    :param dtype: that it must have
-    :raises ValueError: if it has another shape or type, or a number that is not finite
-    """
+    """Refuse an array of another shape, where ``None`` is any length, of another type, or with a number that is not finite."""
     fits = len(array.shape) == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b is not None)
     if not fits or array.dtype != dtype:
         raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} should have shape {shape} and type {dtype}.")
-    check_finite(name, array, "mend the environment")
+    check_finite(name, array, "fix the environment")
 
 
 def available_memory() -> float:
-    """:return: memory that is free, in bytes; without psutil all of the machine's, or infinity where it is not known"""
+    """:return: free memory in bytes; without psutil all memory of the machine, or infinity if that is not known"""
     if psutil is not None:
         return psutil.virtual_memory().available
     try:
@@ -179,12 +130,11 @@ def available_memory() -> float:
 
 def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> None:
     """
-    :param name: the argument
-    :param size: what the user gave
+    Refuse a size that needs more memory than there is.
+
     :param needed: bytes that it takes
     :param fixed: bytes that any smaller size takes as well
-    :param remedy: what else to do than to choose a smaller one, beginning with a comma, or nothing
-    :raises ValueError: if there is less memory
+    :param remedy: an alternative to a smaller size, beginning with a comma, or nothing
     """
     there = available_memory()
     if needed > there:
@@ -196,11 +146,7 @@ def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> 
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """
-    :param name: that is none of those known
-    :param names: that are known
-    :return: a question that suggests the nearest one, or nothing
-    """
+    """:return: a question that suggests the most similar of some names, or nothing"""
     by_lower_case = {known.lower(): known for known in names}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" Did you mean {by_lower_case[matches[0]]}?" if matches else ""

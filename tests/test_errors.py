@@ -272,9 +272,9 @@ def test_buffer_settings_that_contradict_the_algorithm(algorithm: type[ValueAlgo
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("reward", r"^reward={} is not finite in float32: mend the environment"),
-        ("obs", r"^next_obs{}={{}} is not finite in float32: mend the environment"),
-        ("reset", r"^obs{}={{}} is not finite in float32: mend the environment"),
+        ("reward", r"^reward={} is not finite in float32: fix the environment"),
+        ("obs", r"^next_obs{}={{}} is not finite in float32: fix the environment"),
+        ("reset", r"^obs{}={{}} is not finite in float32: fix the environment"),
     ],
 )
 def test_what_is_not_finite(what: str, message: str, kind: str, value: float) -> None:
@@ -292,14 +292,14 @@ def test_what_is_not_finite_with_each_algorithm(algorithm: type[ValueAlgorithm],
     """In one of several environments, and from the first step on by the policy."""
     broken = DummyVecEnv([CountingEnv, lambda: BrokenEnv(what, NAN)])
     model = make(algorithm, broken, learning_starts=0)
-    with pytest.raises(ValueError, match="nan is not finite in float32: mend the environment"):
+    with pytest.raises(ValueError, match="nan is not finite in float32: fix the environment"):
         model.learn(200)
 
 
 @pytest.mark.parametrize("what", ["reward", "obs"])
 def test_what_is_not_finite_behind_vec_normalize(what: str) -> None:
     model = make(QRDQN, VecNormalize(DummyVecEnv([lambda: BrokenEnv(what, NAN)])))
-    with pytest.raises(ValueError, match="nan is not finite in float32: mend the environment"):
+    with pytest.raises(ValueError, match="nan is not finite in float32: fix the environment"):
         model.learn(100)
 
 

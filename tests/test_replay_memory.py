@@ -17,6 +17,7 @@ from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import WholeStorage
 from sb3_distrl.common.algorithm import ValueAlgorithm
+from tests.buffers.whole_replay import storages_of
 from tests.common.envs import KINDS, vec_env
 from tests.common.settings import ALGORITHMS, SMALL, assert_same_parameters, make, snapshot
 
@@ -31,7 +32,7 @@ def test_frames_are_kept_once_for_images(algorithm: type[ValueAlgorithm], kind: 
         model = make(algorithm, kind=kind, optimize_memory_usage=given)
         model.learn(30)
         assert model.optimize_memory_usage is given
-        storages = model.replay_buffer.stored.storages.values()
+        storages = storages_of(model.replay_buffer).values()
         assert all(isinstance(storage, FrameStorage if frames else WholeStorage) for storage in storages)
         model.replay_buffer.check_valid()
 
@@ -70,7 +71,7 @@ def test_algorithms_of_others_take_the_buffer(theirs: Any) -> None:
     assert not buffer.dones[last, 0]
     model.learn(30)
     assert not buffer.dones[last, 0] and buffer.timeouts[last, 0], "the episode was left there, not terminated"
-    assert isinstance(buffer.stored.storages[""], FrameStorage)
+    assert isinstance(buffer.stored, FrameStorage)
     buffer.check_valid()
 
 
@@ -87,14 +88,14 @@ def test_no_warning_of_sb3_where_memory_is_optimised(recwarn: pytest.WarningsRec
 @pytest.mark.parametrize("algorithm", CLASSES)
 def test_nothing_is_allocated_before_the_first_transition(algorithm: type[ValueAlgorithm], tmp_path: Path) -> None:
     model = make(algorithm, buffer_size=MILLION)
-    assert not model.replay_buffer.stored.storages
+    assert not model.replay_buffer.stored.allocated
     model.learn(40)
-    assert model.replay_buffer.stored.storages
+    assert model.replay_buffer.stored.allocated
     model.save(tmp_path / "model")
     for env in (None, vec_env()):
         loaded = algorithm.load(tmp_path / "model", env=env)
         loaded.predict(vec_env().reset())
-        assert loaded.replay_buffer.size() == 0 and not loaded.replay_buffer.stored.storages
+        assert loaded.replay_buffer.size() == 0 and not loaded.replay_buffer.stored.allocated
 
 
 PLAY = """

@@ -1,7 +1,7 @@
 """Transitions on their way from one replay buffer to another."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,17 +28,17 @@ class FrameBlock(NamedTuple):
     shifts_seen: Counter[int]
 
 
-StoredBlock = WholeBlock | FrameBlock
+StoredBlock = WholeBlock | FrameBlock | dict[str, "WholeBlock | FrameBlock"]  # or of each key of a Dict
 
 
 class Block(NamedTuple):
     """
-    T steps of E environments: the arrays of the buffer's rows by name, shape [T, E, ...], the observations of each key, and
-    priorities, shape [T, E].
+    T steps of E environments: the arrays of the buffer's rows by name, shape [T, E, ...], the observations, and priorities,
+    shape [T, E].
     """
 
     arrays: dict[str, np.ndarray]
-    observations: dict[str, StoredBlock]
+    observations: StoredBlock
     priorities: np.ndarray | None
 
     @property
@@ -63,7 +63,11 @@ class Block(NamedTuple):
 
     def nbytes(self) -> int:
         """:return: of all arrays"""
-        arrays = [*self.arrays.values(), *([] if self.priorities is None else [self.priorities])]
-        for part in self.observations.values():
-            arrays += [*part] if isinstance(part, WholeBlock) else [*part.slices, part.newest]
-        return sum(array.nbytes for array in arrays)
+        return nbytes(self)
+
+
+def nbytes(part: Any) -> int:
+    """:return: of all arrays in nested tuples, lists and dicts"""
+    if isinstance(part, (tuple, list, dict)):
+        return sum(map(nbytes, part.values() if isinstance(part, dict) else part))
+    return part.nbytes if isinstance(part, np.ndarray) else 0

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_distrl.buffers.blocks import FrameBlock
-from sb3_distrl.buffers.storage import NEXT, OBS, ObservationStorage, same_bits
+from sb3_distrl.buffers.storage import NEXT, OBS, ArrayStorage, same_bits
 from sb3_distrl.validation import check_array
 
-SLACK = 0.02  # share by which a ring of slices is larger than endless episodes need
-SETTLE = 100  # transitions from which a storage learns by how many slices observations shift
+SLACK = 0.02  # a ring is larger by this share than endless episodes need
+SETTLE = 100  # transitions that show by how many slices observations shift
 
 
 class Rings(NamedTuple):
@@ -18,7 +18,7 @@ class Rings(NamedTuple):
     Rings of slices, one for each environment.
 
     ``slices`` has shape [n_envs, size + n_slices - 1, ...] and ``windows``, a view of it, [n_envs, size, n_slices, ...].
-    What came before ``firsts``, shape [n_envs], counted from the very first slice, was lost when they replaced others.
+    Slices before ``firsts``, shape [n_envs], counted from the very first, were lost when these rings replaced smaller ones.
     """
 
     slices: np.ndarray
@@ -31,11 +31,7 @@ class Rings(NamedTuple):
         return self.windows.shape[1]
 
     def put(self, envs: np.ndarray, positions: np.ndarray, slices: np.ndarray) -> None:
-        """
-        :param envs: shape [E]
-        :param positions: shape [E, k]
-        :param slices: shape [E, k, ...]
-        """
+        """:param slices: for these positions of each environment, shape [E, k, ...]"""
         places = positions % self.size
         self.slices[envs[:, None], places] = slices
         e, k = np.nonzero(places < self.windows.shape[2] - 1)
@@ -46,62 +42,48 @@ class Rings(NamedTuple):
         self.slices[:, self.size :] = self.slices[:, : self.windows.shape[2] - 1]
 
 
-class FrameStorage(ObservationStorage):
+class FrameStorage(ArrayStorage):
     """
-    Observations cut into slices along the axis they are stacked on, each slice kept once.
+    Observations cut into slices along the axis they are stacked on, each slice stored once.
 
-    The slices of an environment lie one after another in a ring, and an observation is a window of them, named by its
-    newest slice. Where the next observation is the observation shifted by s slices, bit for bit, only its last s are added:
-    one for a stack of single-channel frames, a frame's channels for others, all of them where nothing is stacked. Where it
-    is not, or where a new episode starts, all are added. So what comes in comes out, however a stack was padded, and what
-    is no stack only takes more room. Which s to look for is learned from the first transitions.
+    The slices of an environment lie one after another in a ring. An observation is a window of them, given by its newest
+    slice. If the next observation is the observation shifted by s slices, bit for bit, only its last s are added: one for
+    a stack of single-channel frames, a frame's channels for others. If not, or where a new episode starts, all are added.
+    So observations are returned as they were added, however a stack was padded. The first transitions show which s to
+    look for.
 
-    A ring has room for the slices of endless episodes and 2% more. Each episode costs the slices of another observation;
-    where episodes are short, the ring is full before all rows are, and the oldest transitions are lost, see :meth:`holds`.
+    A ring has room for the slices of endless episodes and 2% more. Each episode takes the slices of one more observation:
+    if episodes are short, the ring is full before all rows are, and the oldest transitions are lost, see :meth:`holds`.
 
-    :param axis: of ``shape``, on which observations are stacked
-    :param shift: slices by which the next observation differs, as far as known
     :param lossless: have room for whatever comes, so that rows are never lost before they are overwritten
     """
 
-    def __init__(
-        self,
-        rows: int,
-        n_envs: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype,
-        axis: int | None = None,
-        shift: int = 1,
-        lossless: bool = False,
-    ) -> None:
+    def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype, lossless: bool = False) -> None:
         super().__init__(rows, n_envs, shape, dtype)
         self.lossless = lossless
-        self.axis = shortest_axis(shape) if axis is None else axis
-        self.shift = shift
-        self.n_slices = shape[self.axis]
+        self._stacked_on(min(0, len(shape) - 1, key=lambda axis: shape[axis]), shift=1)
         self.shifts_seen: Counter[int] = Counter()
 
-    @classmethod
-    def made_for(cls, rows: int, obs: np.ndarray, next_obs: np.ndarray) -> "FrameStorage":
+    def _stacked_on(self, axis: int, shift: int) -> None:
         """
-        :param rows: transitions of each environment
-        :param obs: first observations, shape [n_envs, ...]
-        :param next_obs: what follows them, shape [n_envs, ...]
-        :return: a storage with the axis and the shift that they show
+        :param axis: of ``shape``, on which observations are stacked
+        :param shift: slices by which the next observation differs, as far as known
         """
-        n_envs, *shape = obs.shape
-        axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis])
-        shifts = {}
+        self.axis, self.shift, self.n_slices = axis, shift, self.shape[axis]
+
+    def prepared(self, obs: Any, next_obs: Any, key: str = "") -> tuple[np.ndarray, np.ndarray]:
+        obs, next_obs = super().prepared(obs, next_obs, key)
+        if not self.allocated and not self.lossless:
+            self._look_for_stack(obs, next_obs)
+        return as_slices(obs, self.axis), as_slices(next_obs, self.axis)
+
+    def _look_for_stack(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
+        axes, shifts = sorted({0, len(self.shape) - 1}, key=lambda axis: self.shape[axis]), {}
         for axis in axes:
             slices = [as_slices(part, axis) for part in (obs, next_obs)]
-            shifts[axis] = next(shift for shift in possible_shifts(shape[axis]) if shifted_by(shift, *slices).all())
-        axis = next((axis for axis in axes if shifts[axis] < shape[axis]), axes[0])
-        return cls(rows, n_envs, tuple(shape), obs.dtype, axis, max(1, shifts[axis]))
-
-    def expect(self, shifts_seen: Counter[int]) -> None:
-        """:param shifts_seen: how often observations shifted by how many slices; the most frequent is looked for first"""
-        if shifts_seen:
-            self.shift = shifts_seen.most_common(1)[0][0]
+            shifts[axis] = next(shift for shift in possible_shifts(self.shape[axis]) if shifted_by(shift, *slices).all())
+        axis = next((axis for axis in axes if shifts[axis] < self.shape[axis]), axes[0])
+        self._stacked_on(axis, max(1, shifts[axis]))
 
     def ring_size(self, rows: int) -> int:
         """:return: slices in the ring of an environment; those of one transition always fit"""
@@ -116,28 +98,28 @@ class FrameStorage(ObservationStorage):
         self.newest = np.zeros((self.rows, self.n_envs, 2), dtype=np.int64)  # slices, counted from the very first
         self.heads = np.zeros(self.n_envs, dtype=np.int64)  # slices added so far
         self.rings = self._new_rings(self.ring_size(self.rows), firsts=np.zeros(self.n_envs, dtype=np.int64))
+        self.allocated = True
 
     def _new_rings(self, size: int, firsts: np.ndarray) -> Rings:
         slice_shape = tuple(np.delete(self.shape, self.axis))
-        # The first slices stand again behind the last, so that the seam cuts no window
+        # The first slices are repeated behind the last, so that each window is contiguous
         slices = np.zeros((self.n_envs, size + self.n_slices - 1, *slice_shape), self.dtype)
         windows = np.lib.stride_tricks.sliding_window_view(slices, self.n_slices, axis=1)
         return Rings(slices, np.moveaxis(windows, -1, 2), firsts)
 
     # Adding
 
-    def prepared(self, obs: np.ndarray) -> np.ndarray:
-        return as_slices(obs, self.axis)
-
-    def _continues(self, envs: np.ndarray, obs: np.ndarray, last_rows: np.ndarray) -> np.ndarray:
+    def continues(self, envs: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        last_rows = self.last_rows[envs]
         newest = self.newest[last_rows, envs, NEXT]
-        # After an interrupt while adding, the ring may go on with something else
-        return same_bits(self._windows(newest, envs), obs) & (newest == self.heads[envs] - 1)
+        # After an interrupted add, other slices may follow in the ring
+        same = same_bits(self._windows(newest, envs), obs) & (newest == self.heads[envs] - 1)
+        return (last_rows >= 0) & same
 
-    def _add(self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, envs: np.ndarray, obs: np.ndarray, next_obs: np.ndarray, continues: np.ndarray) -> None:
         if not continues.all():
             self._append(envs[~continues], obs[~continues])
-        self.newest[rows, envs, OBS] = self.heads[envs] - 1
+        self.newest[rows[0], envs, OBS] = self.heads[envs] - 1
         settled = self.shifts_seen.total() >= SETTLE
         left = np.ones(len(envs), dtype=bool)
         for shift in (self.shift, self.n_slices) if settled else possible_shifts(self.n_slices):
@@ -148,17 +130,15 @@ class FrameStorage(ObservationStorage):
             left &= ~fits
             if not left.any():
                 break
-        self.newest[rows, envs, NEXT] = self.heads[envs] - 1
+        self.newest[rows[0], envs, NEXT] = self.heads[envs] - 1
         if not settled:
             self._learn_shift()
+        self._count(rows, envs)
 
     def _append(self, envs: np.ndarray, slices: np.ndarray) -> None:
-        """
-        :param envs: shape [E]
-        :param slices: to add to each one's ring, shape [E, k, ...]
-        """
+        """:param slices: to add to each environment's ring, shape [E, k, ...]"""
         positions = self.heads[envs, None] + np.arange(slices.shape[1])  # [E, k]
-        self.heads[envs] += slices.shape[1]  # first, so that nothing that an interrupt leaves half written seems to be there
+        self.heads[envs] += slices.shape[1]  # first, so that slices half written by an interrupted add count as overwritten
         self.rings.put(envs, positions[:, -self.rings.size :], slices[:, -self.rings.size :])
 
     def block(self) -> FrameBlock:
@@ -166,10 +146,12 @@ class FrameStorage(ObservationStorage):
         slices = [each[:head] for each, head in zip(self.rings.slices, self.heads, strict=True)]
         return FrameBlock(self.axis, slices, self.newest[: self.filled], self.shifts_seen)
 
-    def first(self, block: FrameBlock) -> np.ndarray:
+    def prepared_block(self, block: FrameBlock) -> np.ndarray:
+        if not self.allocated:
+            self._stacked_on(block.axis, most_frequent(block.shifts_seen) or 1)
         return np.stack([slices[: self.n_slices] for slices in block.slices])
 
-    def _extend(self, rows: np.ndarray, envs: np.ndarray, block: FrameBlock, continues: np.ndarray) -> None:
+    def add_block(self, rows: np.ndarray, envs: np.ndarray, block: FrameBlock, continues: np.ndarray) -> None:
         for e, env in enumerate(envs):
             there = self.n_slices if continues[e] else 0  # slices of the first observation
             begin = self.heads[env] - there
@@ -179,8 +161,11 @@ class FrameStorage(ObservationStorage):
         self.shifts_seen.update(block.shifts_seen)
         if not settled:
             self._learn_shift()
+        self._count(rows, envs)
 
     def check_block(self, block: FrameBlock, steps: int, n_envs: int) -> None:
+        if not isinstance(block, FrameBlock):
+            raise ValueError(f"observations are a {type(block).__name__} and should have each frame once.")
         slice_shape = tuple(np.delete(self.shape, self.axis))
         check_array("newest", block.newest, (steps, n_envs, 2), np.dtype(np.int64))
         if block.axis != self.axis or len(block.slices) != n_envs:
@@ -195,7 +180,7 @@ class FrameStorage(ObservationStorage):
 
     def _learn_shift(self) -> None:
         """Expect the shift seen most so far; rings of another size take over what they have room for."""
-        self.expect(self.shifts_seen)
+        self.shift = most_frequent(self.shifts_seen) or self.shift
         size, old = self.ring_size(self.rows), self.rings
         if size == old.size:
             return
@@ -212,11 +197,7 @@ class FrameStorage(ObservationStorage):
         return windows if self.axis == 0 else np.moveaxis(windows, 1, self.axis + 1)
 
     def _windows(self, newest: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """
-        :param newest: slices, shape [B]
-        :param envs: shape [B]
-        :return: the observations that end with them, shape [B, n_slices, ...]
-        """
+        """:return: the observations that end with the ``newest`` slices, shape [B, n_slices, ...]"""
         return self.rings.windows[envs, (newest - (self.n_slices - 1)) % self.rings.size]
 
     def holds(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
@@ -226,7 +207,14 @@ class FrameStorage(ObservationStorage):
     def follow(self, rows: np.ndarray, next_rows: np.ndarray, env: int) -> np.ndarray:
         return self.newest[next_rows, env, OBS] == self.newest[rows, env, NEXT]
 
-    def recover(self) -> None:
+    def array(self, which: int) -> np.ndarray:
+        name = ("observations", "next_observations")[which]
+        raise AttributeError(
+            f"There is no array of {name} with optimize_memory_usage=True, which keeps each frame once: use sample(), "
+            "or optimize_memory_usage=False."
+        )
+
+    def repair(self) -> None:
         self.rings.close()
 
     def check_valid(self) -> None:
@@ -255,38 +243,24 @@ class FrameStorage(ObservationStorage):
         for ring, slices in zip(self.rings.slices, all_slices, strict=True):
             ring[: len(slices)] = slices
         self.rings.close()
+        self.allocated = True
 
 
-def shortest_axis(shape: tuple[int, ...]) -> int:
-    """
-    :param shape: of an observation
-    :return: the shorter one of the first and the last axis, on one of which observations are stacked
-    """
-    return min(0, len(shape) - 1, key=lambda axis: shape[axis])
+def most_frequent(shifts_seen: Counter[int]) -> int | None:
+    """:return: by how many slices observations have shifted most often, if any has"""
+    return shifts_seen.most_common(1)[0][0] if shifts_seen else None
 
 
 def possible_shifts(n_slices: int) -> list[int]:
-    """
-    :param n_slices: slices of an observation
-    :return: by how many the next may differ, if it is a stack of frames with as many slices each; 0 if it is the same
-    """
+    """:return: by how many slices the next observation may differ, with as many of each frame; 0 if it is the same"""
     return [0, *(shift for shift in range(1, n_slices + 1) if n_slices % shift == 0)]
 
 
 def as_slices(obs: np.ndarray, axis: int) -> np.ndarray:
-    """
-    :param obs: shape [n_envs, ...]
-    :param axis: of an observation
-    :return: C-contiguous, shape [n_envs, n_slices, ...]
-    """
+    """:return: observations with this axis first, C-contiguous, shape [n_envs, n_slices, ...]"""
     return np.ascontiguousarray(obs if axis == 0 else np.moveaxis(obs, axis + 1, 1))
 
 
 def shifted_by(shift: int, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """
-    :param shift: in slices
-    :param obs: C-contiguous, shape [n_envs, n_slices, ...]
-    :param next_obs: C-contiguous, shape [n_envs, n_slices, ...]
-    :return: whether all but the last ``shift`` slices of ``next_obs`` are the last ones of ``obs``, shape [n_envs]
-    """
+    """:return: whether all but the last ``shift`` slices of ``next_obs`` are the last ones of ``obs``, shape [n_envs]"""
     return same_bits(next_obs[:, : obs.shape[1] - shift], obs[:, shift:])

@@ -1,5 +1,7 @@
 """Prioritized n-step replay for SB3's off-policy algorithms."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -7,27 +9,41 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_distrl.buffers.samples import PrioritizedReplayBufferSamples, to_device
 from sb3_distrl.buffers.storage import NEXT, OBS
-from sb3_distrl.buffers.transitions import LARGEST, TransitionBuffer
+from sb3_distrl.buffers.transitions import LARGEST, RepairOnError, TransitionBuffer
 from sb3_distrl.validation import check_alpha, check_at_least, check_fraction, whole_number, with_env_axis
 
 BETA_REMEDY = "use 0 for no correction, 1 for the full one"
-NOTHING = np.empty(0, dtype=np.int64), np.empty(0)
+
+
+class PrioritizedReplayBufferSamples(NamedTuple):
+    """
+    A batch of n-step transitions; SB3's ``ReplayBufferSamples`` with two more fields.
+
+    ``discounts`` is gamma to the number of rewards that were summed, ``weights`` are the importance-sampling weights,
+    both of shape [B, 1]; ``indices``, shape [B], names the transitions to ``update_priorities``.
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor
+    weights: th.Tensor
+    indices: np.ndarray
 
 
 class PrioritizedReplayBuffer(TransitionBuffer):
     """
     Proportional prioritized replay (Schaul et al. 2016) of n-step transitions (Hessel et al. 2018).
 
-    It stands in wherever SB3 takes a ``replay_buffer_class``. Algorithms that know nothing of priorities, such as SB3's
-    DQN and sb3-contrib's QRDQN, run with it, but neither update priorities nor use the weights: every transition keeps
-    the priority it came with, and sampling is uniform. Of this buffer they get the n-step returns
-    (``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``) that end where an episode does. sb3_distrl's QRDQN makes full
-    use of it.
+    It can be used as ``replay_buffer_class`` of any off-policy algorithm of SB3. Algorithms without priorities, such as SB3's
+    DQN and sb3-contrib's QRDQN, neither update them nor use the weights: sampling is uniform, with the n-step returns of
+    ``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``. sb3_distrl's QRDQN makes full use of it.
 
-    - Transitions are sampled in proportion to (\\|priority\\| + priority_eps)^alpha, stratified; new ones come with the
-      largest priority seen. ``alpha=0`` is uniform sampling.
+    - Transitions are sampled in proportion to (\\|priority\\| + priority_eps)^alpha, stratified; new ones get the largest
+      priority seen. ``alpha=0`` is uniform sampling.
     - n-step returns stay in one environment and one episode. The last n - 1 transitions of an episode, and the newest
       ones, have shorter returns; ``discounts`` says by how much to bootstrap. A truncated episode bootstraps from its true
       final observation, a terminated one does not.
@@ -35,14 +51,26 @@ class PrioritizedReplayBuffer(TransitionBuffer):
       episode, see :meth:`add` and :meth:`end_episodes`.
     - No memory is taken before the first transition is added.
 
+    A subclass stores another field with each transition by extending :attr:`row_arrays` and :meth:`row_values`::
+
+        class Curious(PrioritizedReplayBuffer):
+            row_arrays = {**PrioritizedReplayBuffer.row_arrays, "intrinsic": RowArray(np.float32)}
+
+            def row_values(self, obs, next_obs, action, reward, done, infos):
+                values = super().row_values(obs, next_obs, action, reward, done, infos)
+                return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
+
+    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved, and sent in Ape-X's blocks like the rewards. Of a
+    sampled batch, ``buffer.intrinsic.reshape(-1)[batch.indices]`` are the values, shape [B], of the first of the n steps.
+
     :param buffer_size: number of transitions over all environments
     :param observation_space: observation space, but Dict (see :class:`PrioritizedDictReplayBuffer`)
     :param action_space: action space
     :param device: where samples are put
     :param n_envs: number of environments
-    :param optimize_memory_usage: keep each frame of a stack once, and what is no stack once for the two transitions that it
-        belongs to; what comes out is the same to the bit. Each episode costs the room of one more observation: where episodes
-        are short, the oldest transitions may be lost before the buffer is full, and are then not sampled any more
+    :param optimize_memory_usage: store each frame of a stack once, and other observations once for both of their
+        transitions; samples are the same to the bit. Each episode takes the room of one more observation: if episodes are
+        short, the oldest transitions may be lost, and are not sampled any more, before the buffer is full
     :param handle_timeout_termination: bootstrap where an episode is truncated rather than terminated
     :param n_steps: largest number of rewards in a return, in environment steps
     :param gamma: discount factor per environment step; must be the algorithm's
@@ -114,13 +142,51 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         :raises ValueError: if the buffer is empty, or if beta is out of range
         """
         beta = self.beta if beta is None else beta
-        check_fraction("beta", beta, BETA_REMEDY, zero=True)
-        self._recover()
-        indices, masses = self.tree.draw(np.random.random_sample(batch_size)) if self.stored.allocated else NOTHING
+        if not (isinstance(beta, float) and 0 <= beta <= 1):
+            check_fraction("beta", beta, BETA_REMEDY, zero=True)
+        indices = masses = np.empty(0, dtype=np.int64)
+        if self.stored.allocated:
+            indices, masses = self.tree.draw(np.random.random_sample(batch_size))
         if not len(indices):
             raise ValueError(f"Cannot sample batch_size={batch_size} transitions from an empty buffer: add some first.")
-        weights = (masses / masses.min()) ** -beta
-        return self._n_step_samples(indices, weights, env)
+        return self.transitions(indices, (masses / masses.min()) ** -beta, env)
+
+    def transitions(
+        self, indices: np.ndarray, weights: np.ndarray | None = None, env: VecNormalize | None = None
+    ) -> PrioritizedReplayBufferSamples:
+        """
+        Follow transitions for up to n steps within their environment and episode (Sutton 1988; Rainbow, equation for
+        R_t^(n)): fewer at the end of an episode and at the newest transition, where the return then bootstraps.
+
+        :param indices: flat indices row * n_envs + environment, shape [B]
+        :param weights: importance-sampling weights, shape [B]; by default 1
+        :param env: as in :meth:`sample`
+        :return: the batch, on the buffer's device
+        """
+        rows, envs = np.divmod(indices, self.n_envs)
+        steps = np.arange(self.n_steps)
+        window = (rows[:, None] + steps) % self.buffer_size  # [B, n]
+        columns = envs[:, None]
+        ends = self._dones[window, columns] | self.timeouts[window, columns]  # [B, n]
+        ends |= window == (self._added[columns] - 1) % self.buffer_size  # nothing is known past the newest transition
+        ends[:, -1] = True
+        last = ends.argmax(axis=1)  # [B], the first end
+        summed = steps <= last[:, None]  # [B, n]
+        rewards = self._normalize_reward(self.rewards[window, columns], env)
+        last_rows = window[np.arange(len(indices)), last]
+        numbers = dict(
+            dones=self._dones[last_rows, envs] & ~self.timeouts[last_rows, envs],
+            rewards=(rewards * self.gamma**steps * summed).sum(axis=1),
+            discounts=self.gamma ** (last + 1.0),
+            weights=np.ones(len(indices)) if weights is None else weights,
+        )
+        batch = dict(
+            observations=self._normalize_obs(self.stored.take(rows, envs, OBS), env),
+            actions=self.actions[rows, envs],
+            next_observations=self._normalize_obs(self.stored.take(last_rows, envs, NEXT), env),
+            **{name: values.astype(np.float32)[:, None] for name, values in numbers.items()},
+        )
+        return PrioritizedReplayBufferSamples(**to_device(batch, self.device), indices=indices)
 
     def update_priorities(self, indices: np.ndarray, priorities: np.ndarray | th.Tensor) -> None:
         """
@@ -133,23 +199,18 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         if isinstance(priorities, th.Tensor):
             priorities = priorities.detach().cpu()
             priorities = (priorities.float() if priorities.element_size() < 4 else priorities).numpy()  # numpy has no bfloat16
-        indices = self._checked_indices(np.asarray(indices))
-        priorities = with_env_axis("priorities", np.asarray(priorities), len(indices), (), "give one for each index")
-        masses = self._masses_of(priorities, len(indices))
+        indices, priorities = self._checked_indices(np.asarray(indices)), np.asarray(priorities)
+        if priorities.shape != indices.shape:
+            priorities = with_env_axis("priorities", priorities, len(indices), (), "give one for each index")
+        masses = self._masses_of(priorities)
         if not self.stored.allocated:
             return
-        self._recover()
-        self._changing = self._all_envs, 0
-        # What has no mass was lost since the sample, or the buffer was reset
-        self.tree.update_drawable(indices, masses)
-        self._changing = None
+        with RepairOnError(self._repair, self._all_envs, 0):
+            # A mass of zero stays zero: the transition was lost since the sample, or the buffer was reset
+            self.tree.update(indices, masses, only_drawable=True)
 
     def _checked_indices(self, indices: np.ndarray) -> np.ndarray:
-        """
-        :param indices: flat indices row * n_envs + environment, shape [B]
-        :return: the same as int64
-        :raises ValueError: if they are no whole numbers of shape [B], or out of range
-        """
+        """:return: flat indices row * n_envs + environment as int64, if they are whole numbers of shape [B] in range"""
         if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
             raise ValueError(
                 f"indices of shape {indices.shape} and type {indices.dtype} should be whole numbers of shape [B]: use those "
@@ -162,74 +223,17 @@ class PrioritizedReplayBuffer(TransitionBuffer):
             raise ValueError(f"indices={wrong} is not one of the buffer's {slots} slots: use those of a sample.")
         return slot_numbers
 
-    def _n_step_samples(
-        self, indices: np.ndarray, weights: np.ndarray, env: VecNormalize | None
-    ) -> PrioritizedReplayBufferSamples:
-        """
-        Follow each transition for up to n steps within its environment and episode (Sutton 1988; Rainbow, equation for
-        R_t^(n)): fewer at the end of an episode and at the newest transition, where the return then bootstraps.
-
-        :param indices: flat indices row * n_envs + environment, shape [B]
-        :param weights: shape [B]
-        :param env: see :meth:`sample`
-        :return: the batch
-        """
-        rows, envs = np.divmod(indices, self.n_envs)
-        steps = np.arange(self.n_steps)
-        window = (rows[:, None] + steps) % self.buffer_size  # [B, n]
-        columns = envs[:, None]
-        ends = self._dones[window, columns] | self.timeouts[window, columns]  # [B, n]
-        ends |= window == (self._added[columns] - 1) % self.buffer_size  # nothing is known past the newest transition
-        ends[:, -1] = True
-        last = ends.argmax(axis=1)  # [B], the first end
-        summed = steps <= last[:, None]  # [B, n]
-        rewards = self._normalize_reward(self.rewards[window, columns], env)
-        returns = (rewards * self.gamma**steps * summed).sum(axis=1)
-
-        last_rows = window[np.arange(len(indices)), last]
-        return PrioritizedReplayBufferSamples(
-            observations=self._take(OBS, rows, envs, env),
-            actions=to_device(self.actions[rows, envs], self.device),
-            next_observations=self._take(NEXT, last_rows, envs, env),
-            dones=self._column(self._dones[last_rows, envs] & ~self.timeouts[last_rows, envs]),
-            rewards=self._column(returns),
-            discounts=self._column(self.gamma ** (last + 1.0)),
-            weights=self._column(weights),
-            indices=indices,
-        )
-
-    def _take(self, which: int, rows: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> th.Tensor | TensorDict:
-        """
-        :param which: ``OBS`` or ``NEXT``
-        :param rows: shape [B]
-        :param envs: shape [B]
-        :param env: normalizes
-        :return: shape [B, ...], for each key
-        """
-        taken = self._normalize_obs(self.stored.take(rows, envs, which), env)
-        if isinstance(taken, dict):
-            return {key: to_device(array, self.device) for key, array in taken.items()}
-        return to_device(taken, self.device)
-
-    def _column(self, values: np.ndarray) -> th.Tensor:
-        """
-        :param values: shape [B]
-        :return: float32 on the device, shape [B, 1]
-        """
-        return to_device(values.astype(np.float32)[:, None], self.device)
-
     # Checking
 
     def check_valid(self) -> None:
         """
-        Check what must always hold, for tests and in case of doubt; takes seconds for a large buffer.
+        Check that the buffer is consistent; takes seconds for a large one.
 
-        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not there, or cannot
-            be though it is; or if an episode goes on with another observation than the one it had come to
+        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not stored, or a
+            stored one cannot; or if an observation within an episode is not the one that the last step led to
         """
         if not self.stored.allocated:
             return
-        self._recover()
         self.tree.check_valid()
         self.stored.check_valid()
         masses = self._masses()
@@ -238,7 +242,7 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         for env in range(self.n_envs):
             live = np.arange(max(self._oldest[env], self._added[env] - self.buffer_size), self._added[env]) % self.buffer_size
             drawable = np.flatnonzero(masses[:, env])
-            if not (np.array_equal(np.sort(live), drawable) and self.stored.hold(live, np.full(len(live), env)).all()):
+            if not (np.array_equal(np.sort(live), drawable) and self.stored.holds(live, np.full(len(live), env)).all()):
                 raise ValueError(f"The replay buffer is broken: environment {env} has transitions to draw that are not there.")
             goes_on = ~(self._dones[live[:-1], env] | self.timeouts[live[:-1], env])
             if not self.stored.follow(live[:-1][goes_on], live[1:][goes_on], env).all():
@@ -247,3 +251,11 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
 class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):  # type: ignore[misc, override]
     """:class:`PrioritizedReplayBuffer` for Dict observations; see there for all arguments."""
+
+
+def to_device(arrays: Any, device: th.device) -> Any:
+    """:return: tensors of an array, or of a dict of them; to CUDA they are copied from pinned memory while the CPU goes on"""
+    if isinstance(arrays, dict):
+        return {key: to_device(array, device) for key, array in arrays.items()}
+    tensor = th.from_numpy(arrays)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

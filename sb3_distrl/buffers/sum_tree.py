@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_distrl.validation import check_shape
-
-WIDTH = 32  # children of a node
+from sb3_distrl.buffers import sum_tree_numpy
+from sb3_distrl.buffers.sum_tree_numpy import WIDTH
 
 
 def _load() -> ModuleType:
@@ -25,7 +24,7 @@ def compiled() -> ModuleType | None:
     """
     Import numba and compile the inner loops, which takes a second the first time.
 
-    This is done in a thread of its own, as Ctrl-C reaches the main thread alone: an interrupted import would leave numba
+    This is done in a thread of its own: Ctrl-C reaches the main thread only, and an interrupted import would leave numba
     unusable until the process ends.
 
     :return: the compiled inner loops, or ``None`` where numba is not installed or cannot be used
@@ -35,7 +34,7 @@ def compiled() -> ModuleType | None:
         return executor.submit(_load).result()
     except ModuleNotFoundError:
         return None
-    except (ImportError, RuntimeError) as error:  # it does not fit numpy, or has no folder to keep compiled code in
+    except (ImportError, RuntimeError) as error:  # it does not fit numpy, or has no folder for compiled code
         warnings.warn(f"numba is installed but cannot be used, so that prioritized replay is slower: {error}")
         return None
     finally:
@@ -46,10 +45,10 @@ class SumTree:
     """
     Non-negative masses with their sums, for drawing in proportion to mass (Schaul et al. 2016, appendix B.2.1).
 
-    Not a binary tree of twenty levels but a wide one of three, which vectorises better and misses the cache less often:
-    masses, sums of 32 masses, and sums of 32 of these, which are searched by their running sum. Sums are added up anew on
-    each change, never adjusted by differences, so that no error builds up and a sum is zero exactly when all its masses
-    are. With numba or without, results are the same to the last bit.
+    The tree is not binary with twenty levels but has three wide ones, which vectorises better and causes fewer cache
+    misses: masses, sums of 32 masses, and sums of 32 of these, which are searched by their running sum. Sums are added up
+    anew on each change, never adjusted by differences, so no error builds up, and a sum is zero exactly when all its
+    masses are. With numba or without, results are the same to the last bit.
 
     :param capacity: number of masses, at least 1
     """
@@ -67,90 +66,37 @@ class SumTree:
         """Compile what is compiled, where numba is installed, rather than at the first call of a method."""
         compiled()
 
-    @property
-    def total(self) -> float:
-        """The sum of all masses."""
-        return float(self.groups.cumsum()[-1])
-
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """
-        :param indices: shape [B]
-        :return: their masses, shape [B]
-        """
+        """:return: the masses at these indices, shape [B]"""
         return self.masses.reshape(-1)[indices]
 
-    def update(self, indices: np.ndarray, masses: np.ndarray) -> None:
+    def update(self, indices: np.ndarray, masses: np.ndarray, only_drawable: bool = False) -> None:
         """
         Set masses; where an index stands more than once, its last mass counts.
 
         :param indices: shape [B]
         :param masses: non-negative and finite, shape [B]
+        :param only_drawable: a mass that is zero stays zero
         """
-        check_shape("masses", masses, indices.shape)
-        if (numba := compiled()) is not None:
-            numba.update(self.masses, self.blocks, self.groups, indices, masses, False)
-            return
-        self.masses.reshape(-1)[indices] = masses
-        blocks = indices // WIDTH
-        self.blocks.reshape(-1)[blocks] = self.masses[blocks].cumsum(axis=1)[:, -1]
-        groups = blocks // WIDTH
-        self.groups[groups] = self.blocks[groups].cumsum(axis=1)[:, -1]
-
-    def update_drawable(self, indices: np.ndarray, masses: np.ndarray) -> None:
-        """
-        Like :meth:`update`, but what has no mass keeps none.
-
-        :param indices: shape [B]
-        :param masses: non-negative and finite, shape [B]
-        """
-        check_shape("masses", masses, indices.shape)
-        if (numba := compiled()) is not None:
-            numba.update(self.masses, self.blocks, self.groups, indices, masses, True)
-            return
-        drawable = self[indices] > 0
-        self.update(indices[drawable], masses[drawable])
+        if masses.shape != indices.shape:
+            raise ValueError(f"masses of shape {masses.shape} should have shape {indices.shape}.")
+        loops = compiled() or sum_tree_numpy
+        loops.update(self.masses, self.blocks, self.groups, indices, masses, only_drawable)
 
     def draw(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         Draw in proportion to mass, one from each of B equal strata of the total.
 
-        What has no mass is never drawn, not even where rounding brings a value up to the total or past it.
+        A mass of zero is never drawn, not even where rounding brings a value up to the total or past it.
 
         :param u: where in each stratum, from [0, 1], shape [B]
         :return: indices and their masses, shape [B]; or [0], if there is no mass at all
         """
-        if (numba := compiled()) is not None:
-            return numba.draw(self.masses, self.blocks, self.groups, u)
-        sums = self.groups.cumsum()
-        if sums[-1] == 0:
-            return np.empty(0, dtype=np.int64), np.empty(0)
-        values = (np.arange(len(u)) + u) * (sums[-1] / len(u))
-        values = np.minimum(values, np.nextafter(sums[-1], 0.0))
-        groups = sums.searchsorted(values, side="right")
-        values -= np.where(groups > 0, sums[groups - 1], 0.0)
-        children, values = self._child(self.blocks[groups], values)
-        blocks = groups * WIDTH + children
-        children, _ = self._child(self.masses[blocks], values)
-        indices = blocks * WIDTH + children
-        return indices, self[indices]
-
-    @staticmethod
-    def _child(masses: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """
-        :param masses: of a node's children, shape [B, 32]
-        :param values: points between 0 and their sum, shape [B]
-        :return: the child at which the running sum first exceeds the value, and how far into it the value lies, shape [B]
-        """
-        sums = masses.cumsum(axis=1)
-        values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
-        children = (sums > values[:, None]).argmax(axis=1)
-        before = np.where(children > 0, sums[np.arange(len(values)), children - 1], 0.0)
-        return children, values - before
+        loops = compiled() or sum_tree_numpy
+        return loops.draw(self.masses, self.blocks, self.groups, u)
 
     def check_valid(self) -> None:
-        """
-        :raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses
-        """
+        """:raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses"""
         masses = self.masses.reshape(-1)
         if not (np.isfinite(masses) & (masses >= 0)).all() or masses[self.capacity :].any():
             raise ValueError("The sum tree is broken: a mass is negative or not finite, or stands where none belongs.")

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from sb3_distrl.buffers.sum_tree import WIDTH, SumTree
+from sb3_distrl.buffers.sum_tree_numpy import WIDTH
 
 
 @njit(cache=True)
@@ -58,6 +58,6 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
 
 def warm_up() -> None:
     """Compile all of the above for what :class:`~sb3_distrl.buffers.SumTree` calls it with, or load it compiled."""
-    tree = SumTree(1)
-    update(tree.masses, tree.blocks, tree.groups, np.zeros(1, np.int64), np.ones(1), False)
-    draw(tree.masses, tree.blocks, tree.groups, np.zeros(1))
+    masses, blocks, groups = np.zeros((WIDTH, WIDTH)), np.zeros((1, WIDTH)), np.zeros(1)
+    update(masses, blocks, groups, np.zeros(1, np.int64), np.ones(1), False)
+    draw(masses, blocks, groups, np.zeros(1))

@@ -1,13 +1,15 @@
 """How transitions are added to a replay buffer: those of each environment in a ring of its own."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sb3_distrl.buffers.blocks import Block
-from sb3_distrl.buffers.observations import REMEDY, Obs
 from sb3_distrl.buffers.rows import RowBuffer
+from sb3_distrl.buffers.storage import REMEDY, Obs
 from sb3_distrl.validation import check_array, check_at_least, check_finite, check_shape, with_env_axis
 
 # Names of the arguments of add(), by the array that they are stored in
@@ -16,35 +18,43 @@ ONE_FOR_EACH = "give one for each environment"
 LARGEST = float(np.finfo(np.float32).max)
 
 
+class RepairOnError:
+    """
+    Context manager for what must not be left half done: after an exception, such as Ctrl-C, it repairs the buffer.
+
+    The repair starts again if Ctrl-C interrupts it, too.
+    """
+
+    __slots__ = ("args", "repair")
+
+    def __init__(self, repair: Callable[..., None], *args: Any) -> None:
+        self.repair, self.args = repair, args
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, exception: type[BaseException] | None, *_: Any) -> None:
+        while exception is not None:
+            try:
+                self.repair(*self.args)
+                return
+            except KeyboardInterrupt:
+                pass
+
+
 class TransitionBuffer(RowBuffer):
     """
-    The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described, and the masses
-    that they are drawn by.
+    The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described.
 
-    Each environment has a ring of ``buffer_size // n_envs`` rows, which it may fill at its own pace (:meth:`add_block`).
+    Each environment fills a ring of ``buffer_size // n_envs`` rows at its own pace (see :meth:`add_block`).
     """
 
     alpha: float
     priority_eps: float
 
-    def reset(self) -> None:
-        """Forget all transitions and priorities, and give their memory back."""
-        super().reset()
-        self.max_priority = 1.0
-        self._changing: tuple[np.ndarray, int] | None = None  # inside of what must not be left half done: whose rows, how many
-        self._oldest = np.zeros(self.n_envs, dtype=np.int64)  # the row of each environment's oldest transition, counted alike
-        self._all_envs = np.arange(self.n_envs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._recover()
-        return super().__getstate__()
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # Whoever loads the buffer goes on with another environment, or with the same one at another state
-        self.end_episodes()
-
-    # Adding
+        self.end_episodes()  # training goes on in another environment, or in the same one at another state
 
     def add(  # type: ignore[override]
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
@@ -52,8 +62,8 @@ class TransitionBuffer(RowBuffer):
         """
         Add one transition of each environment, with the largest priority seen so far.
 
-        An observation that is not the one which the environment's last transition led to starts a new episode: the
-        environment was reset between (see also :meth:`end_episodes`).
+        An observation that is not the environment's last next observation starts a new episode: the environment was reset
+        in between (see also :meth:`end_episodes`).
 
         :param obs: observations s_t of all environments, shape [n_envs, ...]
         :param next_obs: s_{t+1}; where the episode ended, its true final observation, shape [n_envs, ...]
@@ -65,49 +75,30 @@ class TransitionBuffer(RowBuffer):
             Nothing is reshaped, with two exceptions: single numbers may come as [n_envs] or [n_envs, 1], and a single
             environment may leave out the first axis
         """
-        given = self.row_values(obs, next_obs, action, reward, done, infos)
-        values = {name: self._checked(name, value) for name, value in given.items()}
-        obs, next_obs = self.stored.parts("obs", obs), self.stored.parts("next_obs", next_obs)
+        given, values = self.row_values(obs, next_obs, action, reward, done, infos), {}
+        for name in ("actions", *self.row_arrays):
+            if name not in given:
+                raise ValueError(f"row_values() gave {list(given)} and should give {self._row_names}.")
+            value, shape = np.asarray(given[name]), vars(self)[name].shape[1:]
+            if value.dtype.kind == "f" or value.shape != shape:
+                label = ARGUMENTS.get(name, name)
+                check_finite(label, value, REMEDY)
+                value = with_env_axis(label, value, self.n_envs, shape[1:], ONE_FOR_EACH)
+            values[name] = value
+        obs, next_obs = self.stored.prepared(obs, next_obs)
         if not self.stored.allocated:
-            self._allocate(self.stored.storages_for(obs, next_obs))
-        obs, next_obs = self.stored.prepared(obs), self.stored.prepared(next_obs)
-        envs = self._all_envs
-        (rows,) = self._begin_adding(envs, 1)
-        continues = self.stored.continues(envs, obs)
-        self._end_interrupted(envs[~continues])
+            self._allocate()
 
-        for name, value in values.items():
-            vars(self)[name][rows, envs] = value
-        self.stored.add(rows, envs, obs, next_obs, continues)
-        self._finish_adding(envs, rows[None], self._masses_of(None, self.n_envs))
-
-    def _checked(self, name: str, values: Any) -> np.ndarray:
-        """
-        :param name: name of the array that the values are stored in
-        :param values: one for each environment
-        :return: the same, shape [n_envs, ...]
-        :raises ValueError: if they have the wrong shape or are not finite
-        """
-        values, shape = np.asarray(values), vars(self)[name].shape[1:]
-        if values.dtype.kind == "f" or values.shape != shape:  # rare, and add() is called at every step
-            label = ARGUMENTS.get(name, name)
-            check_finite(label, values, REMEDY)
-            values = with_env_axis(label, values, self.n_envs, shape[1:], ONE_FOR_EACH)
-        return values
+        write = partial(self.stored.add, envs=self._all_envs, obs=obs, next_obs=next_obs)
+        self._store(self._all_envs, 1, values, obs, write)
 
     def row_values(
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """
         What to store for one transition of each environment, besides observations. Subclasses that extend
-        :attr:`row_arrays` override it; the arguments are those of :meth:`add`.
+        :attr:`row_arrays` override it. The parameters are those of :meth:`add`.
 
-        :param obs: observations s_t
-        :param next_obs: s_{t+1}
-        :param action: a_t
-        :param reward: r_{t+1}
-        :param done: whether the episode ended there
-        :param infos: infos of each environment
         :return: values of "actions" and of each name in ``row_arrays``, shape [n_envs, ...]
         """
         if isinstance(infos, dict):
@@ -122,21 +113,6 @@ class TransitionBuffer(RowBuffer):
             actions = actions.reshape(self.n_envs, self.action_dim)
         return {"actions": actions, "rewards": reward, "_dones": done, "timeouts": timeouts}
 
-    def start_block(self) -> None:
-        """Forget all transitions, and keep those that come, of ``buffer_size`` at the most, for :meth:`block`."""
-        self.reset()
-        self.stored.for_blocks = True
-
-    def block(self, priorities: np.ndarray | None = None) -> Block:
-        """
-        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
-
-        :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other one has seen
-        :return: them, in the buffer's own arrays, which the next block does not use
-        """
-        steps = self.size()
-        return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.blocks(), priorities)
-
     def extend(self, *args: Any) -> None:  # type: ignore[override]
         """
         Add transitions one after another, such as demonstrations, as SB3's buffers do.
@@ -150,38 +126,29 @@ class TransitionBuffer(RowBuffer):
         else:
             super().extend(*args)
 
-    def add_block(self, envs: np.ndarray, block: Block) -> None:
-        """
-        Add T transitions of each of E environments at once. As in :meth:`add`, what does not go on with the environment's
-        last observation starts a new episode, and so does what :meth:`end_episodes` was called before.
+    # Blocks
 
-        :param envs: which of this buffer's environments they are of, shape [E]
-        :param block: of another buffer's :meth:`block`; one that :meth:`check_block` refuses would do harm
-        :raises ValueError: if the buffer does not fit into memory, or has no room for so many of one environment
+    def start_block(self) -> None:
+        """Forget all transitions, and keep the next ones, at most ``buffer_size``, for :meth:`block`."""
+        self.reset()
+        self.stored = self._make_storage(lossless=True)
+
+    def block(self, priorities: np.ndarray | None = None) -> Block:
         """
-        steps = len(block.rewards)
-        for name in self._row_names:
-            check_shape(name.removeprefix("_"), block.arrays[name], (steps, len(envs), *vars(self)[name].shape[2:]))
-        if block.priorities is not None:
-            check_shape("priorities", block.priorities, (steps, len(envs)))
-        check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
-        if not self.stored.allocated:
-            self._allocate(self.stored.storages_of(block.observations))
-        masses = self._masses_of(block.priorities, steps * len(envs))
-        rows = self._begin_adding(envs, steps)
-        continues = self.stored.continues(envs, self.stored.first(block.observations))
-        self._end_interrupted(envs[~continues])
-        for name in self._row_names:
-            vars(self)[name][rows, envs] = block.arrays[name]
-        self.stored.extend(rows, envs, block.observations, continues)
-        self._finish_adding(envs, rows, masses)
+        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
+
+        :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other buffer has seen
+        :return: them, in the buffer's own arrays, which the next block does not use
+        """
+        steps = self.size()
+        return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.block(), priorities)
 
     def check_block(self, block: Block, n_envs: int) -> None:
         """
-        :param block: that somebody else has made
+        :param block: from an unknown source
         :param n_envs: E, whose transitions it should hold
-        :raises ValueError: if it does not fit: an array of another shape or type, an action that there is not, or a number
-            that is not finite
+        :raises ValueError: if it does not fit: an array of another shape or type, an action that is not in the action space,
+            or a number that is not finite
         """
         if block.arrays.keys() != set(self._row_names):
             raise ValueError(f"A block has {list(block.arrays)} and should have {self._row_names}.")
@@ -193,78 +160,78 @@ class TransitionBuffer(RowBuffer):
             check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
         for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):
             if not self.action_space.contains(action.reshape(self.action_space.shape)):
-                raise ValueError(f"actions={action} is not in {self.action_space}: mend what chose it.")
-        self.stored.check_blocks(block.observations, steps, n_envs)
+                raise ValueError(f"actions={action} is not in {self.action_space}: fix what chose it.")
+        self.stored.check_block(block.observations, steps, n_envs)
 
-    def _masses_of(self, priorities: np.ndarray | None, size: int) -> np.ndarray:
+    def add_block(self, envs: np.ndarray, block: Block) -> None:
         """
-        :param priorities: with ``size`` elements, or none, which is the largest seen
-        :param size: how many transitions there are
-        :return: their masses, shape [size]
-        :raises ValueError: if a priority is not finite
-        """
-        if priorities is None:
-            return np.full(size, self.max_priority**self.alpha)
-        priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
-        largest = float(priorities.max(initial=0.0))  # which is not a number, if one of them is not
-        if not largest <= LARGEST:
-            check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
-        self.max_priority = max(self.max_priority, largest)
-        return priorities**self.alpha
+        Add T transitions of each of E environments at once. As in :meth:`add`, a first observation that is not the
+        environment's last next observation starts a new episode.
 
-    def _begin_adding(self, envs: np.ndarray, steps: int) -> np.ndarray:
+        :param envs: which of this buffer's environments they are of, shape [E]
+        :param block: of another buffer's :meth:`block`; check one from an unknown source with :meth:`check_block` first
+        :raises ValueError: if the buffer does not fit into memory, or has no room for so many of one environment
         """
-        :param envs: whose transitions are to be added, shape [E]
-        :param steps: T, how many of each
-        :return: rows for them, where nothing can be drawn any more, shape [T, E]
-        """
-        self._recover()
-        self._changing = envs, steps
-        rows = self._rows(envs, steps)
-        if (self._added[envs] + steps > self.buffer_size).any():
-            self.tree.update((rows * self.n_envs + envs).reshape(-1), np.zeros(rows.size))
-        return rows
+        steps, values = len(block.rewards), {name: block.arrays[name] for name in self._row_names}
+        for name, value in values.items():
+            check_shape(name.removeprefix("_"), value, (steps, len(envs), *vars(self)[name].shape[2:]))
+        if block.priorities is not None:
+            check_shape("priorities", block.priorities, (steps, len(envs)))
+        check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
+        first = self.stored.prepared_block(block.observations)
+        if not self.stored.allocated:
+            self._allocate()
+        masses = None if block.priorities is None else self._masses_of(block.priorities)
 
-    def _rows(self, envs: np.ndarray, steps: int) -> np.ndarray:
+        write = partial(self.stored.add_block, envs=envs, block=block.observations)
+        self._store(envs, steps, values, first, write, masses)
+
+    # Storing
+
+    def _store(
+        self,
+        envs: np.ndarray,
+        steps: int,
+        values: dict[str, np.ndarray],
+        first: Any,
+        write: Callable[..., None],
+        masses: np.ndarray | None = None,
+    ) -> None:
+        """
+        Store T transitions of each of E environments.
+
+        :param values: of their row arrays, shape [T, E, ...] or, for one step, [E, ...]
+        :param first: the first observations, of :meth:`ObservationStorage.prepared`
+        :param write: stores the observations, given ``rows`` [T, E] and ``continues`` [E]
+        :param masses: shape [T * E]; by default those of the largest priority
+        """
+        if masses is None:
+            masses = np.full(steps * len(envs), self.max_priority**self.alpha)
+        with RepairOnError(self._repair, envs, steps):
+            rows = self._next_rows(envs, steps)
+            slots = (rows * self.n_envs + envs).reshape(-1)
+            if (self._added[envs] + steps > self.buffer_size).any():  # nothing that is being overwritten can be drawn
+                self.tree.update(slots, np.zeros(rows.size))
+            continues = self.stored.continues(envs, first)
+            if not continues.all():
+                self._truncate(envs[~continues])
+            for name, value in values.items():
+                vars(self)[name][rows, envs] = value
+            write(rows=rows, continues=continues)
+            self._added[envs] += steps
+            self._set_position()
+            self.tree.update(slots, masses)
+            if self.optimize_memory_usage:
+                self._evict()
+
+    def _next_rows(self, envs: np.ndarray, steps: int) -> np.ndarray:
         """:return: the rows after the newest ones, shape [steps, E]"""
         return (self._added[envs] + np.arange(steps)[:, None]) % self.buffer_size
 
-    def _finish_adding(self, envs: np.ndarray, rows: np.ndarray, masses: np.ndarray) -> None:
-        """
-        :param envs: shape [E]
-        :param rows: that were written, shape [T, E]
-        :param masses: shape [T * E]
-        """
-        self._added[envs] += len(rows)
-        self._set_position()
-        self.tree.update((rows * self.n_envs + envs).reshape(-1), masses)
-        if self.optimize_memory_usage:
-            self._evict()
-        self._changing = None
-
     def _set_position(self) -> None:
-        """Have SB3's ``pos`` and ``full`` say what they do in its buffers; of the environment that has filled most."""
+        """Set SB3's ``pos`` and ``full``, for the environment that has filled most."""
         added = int(self._added.max())
         self.pos, self.full = added % self.buffer_size, added >= self.buffer_size
-
-    def _recover(self) -> None:
-        """Make good what an exception, such as Ctrl-C, has left half done: transitions may be lost, none is wrong."""
-        if self._changing is None:
-            return
-        envs, steps = self._changing
-        self._set_position()
-        self.stored.recover()
-        masses = self._masses()
-        masses[self._rows(envs, steps), envs] = 0  # those that were being overwritten
-        self._oldest[envs] = np.maximum(self._oldest[envs], self._added[envs] + steps - self.buffer_size)
-        newest = self._added[envs] - 1 - np.arange(steps)[:, None]  # they may be there, without a mass yet
-        rows, columns = newest % self.buffer_size, np.broadcast_to(envs, newest.shape)
-        without = (newest >= self._oldest[envs]) & (masses[rows, columns] == 0)
-        masses[rows[without], columns[without]] = self.max_priority**self.alpha
-        self.tree.update(np.arange(masses.size), masses.flatten())
-        self._evict()
-        self._end_interrupted(self._all_envs)
-        self._changing = None
 
     def end_episodes(self, envs: np.ndarray | None = None) -> None:
         """
@@ -275,31 +242,52 @@ class TransitionBuffer(RowBuffer):
         :param envs: which; by default all of them
         """
         if self.stored.allocated:
-            self._recover()
-            self._end_interrupted(self._all_envs if envs is None else envs)
+            self._truncate(self._all_envs if envs is None else envs)
 
-    def _end_interrupted(self, envs: np.ndarray) -> None:
-        """
-        Mark the last transitions as truncated where they are not marked done already.
-
-        :param envs: whose streams were interrupted
-        """
+    def _truncate(self, envs: np.ndarray) -> None:
+        """Mark the environments' last transitions as truncated, unless they are marked done already."""
         last = (self._added[envs] - 1) % self.buffer_size  # before the first is added, nobody reads what is marked
         self.timeouts[last, envs] |= ~self._dones[last, envs]
 
     def _evict(self) -> None:
-        """Take the mass of the oldest transitions whose frames were overwritten."""
+        """Set the masses of the oldest transitions to zero whose frames were overwritten."""
         np.maximum(self._oldest, self._added - self.buffer_size, out=self._oldest)
         envs = np.flatnonzero(self._oldest < self._added)
         while len(envs):
             rows = self._oldest[envs] % self.buffer_size
-            lost = ~self.stored.hold(rows, envs)
+            lost = ~self.stored.holds(rows, envs)
             if not lost.any():
                 break
             rows, envs = rows[lost], envs[lost]
             self.tree.update(rows * self.n_envs + envs, np.zeros(len(envs)))
             self._oldest[envs] += 1
             envs = envs[self._oldest[envs] < self._added[envs]]
+
+    def _repair(self, envs: np.ndarray, steps: int) -> None:
+        """Repair after an interrupted :meth:`_store`: transitions may be lost, but none is corrupted."""
+        self._set_position()
+        self.stored.repair()
+        masses = self._masses()
+        masses[self._next_rows(envs, steps), envs] = 0  # those that were being overwritten
+        self._oldest[envs] = np.maximum(self._oldest[envs], self._added[envs] + steps - self.buffer_size)
+        newest = self._added[envs] - 1 - np.arange(steps)[:, None]  # they may be stored, without a mass yet
+        rows, columns = newest % self.buffer_size, np.broadcast_to(envs, newest.shape)
+        without = (newest >= self._oldest[envs]) & (masses[rows, columns] == 0)
+        masses[rows[without], columns[without]] = self.max_priority**self.alpha
+        self.tree.update(np.arange(masses.size), masses.flatten())
+        self._evict()
+        self._truncate(self._all_envs)
+
+    # Masses
+
+    def _masses_of(self, priorities: np.ndarray) -> np.ndarray:
+        """:return: masses of finite priorities, shape [size]; the largest priority is remembered"""
+        priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
+        largest = float(priorities.max(initial=0.0))  # NaN if one of them is
+        if not largest <= LARGEST:
+            check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
+        self.max_priority = max(self.max_priority, largest)
+        return priorities**self.alpha
 
     def _masses(self) -> np.ndarray:
         """:return: a copy of all masses, shape [rows, n_envs]"""

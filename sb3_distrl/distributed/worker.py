@@ -194,7 +194,7 @@ class RolloutWorker:
         """:return: what the algorithm's loss says of the n-step transitions, as at their first sampling, shape [T, E]"""
         buffer = self.buffer
         indices = np.arange(buffer.size() * buffer.n_envs)
-        batch = preprocess(self.model.q_net, buffer._n_step_samples(indices, np.ones(len(indices)), None))
+        batch = preprocess(self.model.q_net, buffer.transitions(indices))
         with th.no_grad():
             priorities = evaluate(self.model, batch).priorities
         return priorities.float().numpy().reshape(-1, buffer.n_envs)

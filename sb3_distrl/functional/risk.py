@@ -5,10 +5,10 @@ A distortion beta: [0, 1] -> [0, 1] turns a distribution with quantile function 
 
     rho = integral of F^-1(beta(tau)) dtau = integral of F^-1(u) d(beta^-1)(u),
 
-the mean of the quantiles at distorted fractions (IQN, the text above equation 2). Implicit quantile networks are asked for
-quantiles at beta(tau); of distributions with fixed quantiles or atoms, each counts as much as beta^-1 grows over its share of
-the cumulative probability. The paper also writes rho as the integral of F^-1(u) dbeta(u), which is not the same; what its
-authors ran, and what the signs of its levels and its description of the measures fit, is the first form.
+the mean of the quantiles at distorted fractions (IQN, the text above equation 2). Implicit quantile networks compute the
+quantiles at beta(tau); fixed quantiles or atoms are weighted, see :meth:`Distortion.weights`. The paper also writes rho as
+the integral of F^-1(u) dbeta(u), which is not the same. Its authors ran the first form, which also fits the signs of its
+levels and its description of the measures.
 """
 
 import math
@@ -35,17 +35,11 @@ class Distortion(ABC):
 
     @abstractmethod
     def __call__(self, taus: th.Tensor) -> th.Tensor:
-        """
-        :param taus: fractions in [0, 1], any shape
-        :return: beta(tau), same shape
-        """
+        """:return: beta(tau) for fractions in [0, 1] of any shape"""
 
     @abstractmethod
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
-        """
-        :param fractions: in [0, 1], any shape
-        :return: the tau with beta(tau) = fraction, the largest there is or 1, same shape
-        """
+        """:return: the largest tau with beta(tau) = fraction, or 1 if there is none, for fractions in [0, 1] of any shape"""
 
     def sample(self, *shape: int, device: th.device | str | None = None) -> th.Tensor:
         """
@@ -57,8 +51,7 @@ class Distortion(ABC):
 
     def weights(self, probs: th.Tensor) -> th.Tensor:
         """
-        What each atom of a distribution counts: the increment of beta^-1 from the cumulative probability before it to that
-        with it.
+        The weight of each atom of a distribution: by how much beta^-1 grows over its share of the cumulative probability.
 
         :param probs: of the atoms in ascending order, shape [..., Z]
         :return: weights that sum to 1, shape [..., Z]
@@ -99,12 +92,7 @@ class Mean(Distortion):
 
 @dataclass(frozen=True)
 class _WithLevel(Distortion):
-    """
-    A family of distortions.
-
-    :param eta: its level
-    :raises ValueError: for one out of range
-    """
+    """A family of distortions with a level eta."""
 
     eta: float
     neutral: ClassVar[float]  # level of the identity
@@ -143,9 +131,8 @@ class CPW(_WithLevel):
     """
     The curve of cumulative probability weighting, tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta) (Tversky & Kahneman 1992).
 
-    As the paper's beta, it draws fractions towards the middle, so that the tails of the distribution count less; Tversky and
-    Kahneman apply the same curve to probabilities, where it makes the tails count more. It has no inverse in closed form;
-    weights of atoms take it numerically.
+    Used as beta, it draws fractions towards the middle, so that the tails of the distribution count less; Tversky and
+    Kahneman apply the same curve to probabilities, where it makes the tails count more. Its inverse is computed numerically.
 
     :param eta: in [0.3, 1]; 0.71 is the paper's, 1 the mean
     :raises ValueError: for one out of range; below 0.28 the curve is not increasing
@@ -166,8 +153,17 @@ class CPW(_WithLevel):
         return inverse(self, fractions)
 
 
+class _WithAnyLevel(_WithLevel):
+    neutral: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if not abs(self.eta) < float("inf"):
+            name = type(self).__name__
+            raise ValueError(f"eta={self.eta} must be finite: {name} takes e.g. -0.75, or 0.75 to seek risk.")
+
+
 @dataclass(frozen=True)
-class Wang(_WithLevel):
+class Wang(_WithAnyLevel):
     """
     Wang's transform Phi(Phi^-1(tau) + eta), with the standard normal distribution function Phi (Wang 2000): the mean of a
     Gaussian is shifted by eta standard deviations.
@@ -175,11 +171,6 @@ class Wang(_WithLevel):
     :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -0.75
     :raises ValueError: for one that is not finite
     """
-
-    neutral: ClassVar[float] = 0.0
-
-    def __post_init__(self) -> None:
-        _check_finite(self)
 
     def __call__(self, taus: th.Tensor) -> th.Tensor:
         return normal_cdf(normal_quantile(taus) + self.eta)
@@ -189,18 +180,13 @@ class Wang(_WithLevel):
 
 
 @dataclass(frozen=True)
-class Power(_WithLevel):
+class Power(_WithAnyLevel):
     """
     The power formula: ``tau^(1 / (1 + |eta|))`` for eta >= 0, otherwise ``1 - (1 - tau)^(1 / (1 + |eta|))``.
 
     :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -2
     :raises ValueError: for one that is not finite
     """
-
-    neutral: ClassVar[float] = 0.0
-
-    def __post_init__(self) -> None:
-        _check_finite(self)
 
     def _power(self, x: th.Tensor, exponent: float) -> th.Tensor:
         return x**exponent if self.eta >= 0 else 1 - (1 - x) ** exponent
@@ -215,10 +201,10 @@ class Power(_WithLevel):
 @dataclass(frozen=True)
 class Norm(_WithLevel):
     """
-    Fractions that are means of eta uniform ones, so that the tails of the distribution count less.
+    Fractions are means of eta uniform ones, so that the tails of the distribution count less.
 
-    The paper defines no beta but this draw. Such means have Bates' distribution; here beta is its quantile function, which
-    gives the same draws, and beta^-1 its distribution function.
+    The paper defines only this draw, and no beta. Such means have Bates' distribution; here beta is its quantile function,
+    which gives the same draws, and beta^-1 its distribution function.
 
     :param eta: how many are averaged, from 1, the mean, to 16; 3 is the paper's
     :raises ValueError: for one out of range
@@ -248,12 +234,6 @@ class Norm(_WithLevel):
 
     def sample(self, *shape: int, device: th.device | str | None = None) -> th.Tensor:
         return th.rand(int(self.eta), *shape, device=device).mean(dim=0)
-
-
-def _check_finite(distortion: _WithLevel) -> None:
-    if not abs(distortion.eta) < float("inf"):
-        name = type(distortion).__name__
-        raise ValueError(f"eta={distortion.eta} must be finite: {name} takes e.g. -0.75, or 0.75 to seek risk.")
 
 
 MEAN = Mean()

@@ -1,8 +1,8 @@
 """
-Functions of numbers in [0, 1] that risk measures need, also where torch exports them to ONNX.
+Functions of numbers in [0, 1] for risk measures, which torch can export to ONNX.
 
-ONNX has operators neither for the inverse of the normal distribution function nor for ``searchsorted`` and ``cummax``. While
-torch exports to ONNX, these are put together from operators that it has.
+ONNX has no operator for the inverse of the normal distribution function, ``searchsorted`` and ``cummax``. During an export,
+they are built of other operators.
 """
 
 import math
@@ -39,18 +39,12 @@ def _normal_quantile_for_onnx(p: th.Tensor) -> th.Tensor:
 
 
 def normal_quantile(p: th.Tensor) -> th.Tensor:
-    """
-    :param p: probabilities, any shape
-    :return: where the standard normal distribution function takes them, same shape
-    """
+    """:return: the quantiles of the standard normal distribution for probabilities of any shape"""
     return _normal_quantile_for_onnx(p) if th.onnx.is_in_onnx_export() else th.special.ndtri(p)
 
 
 def normal_cdf(x: th.Tensor) -> th.Tensor:
-    """
-    :param x: any shape
-    :return: standard normal distribution function, same shape
-    """
+    """:return: the standard normal distribution function at numbers of any shape"""
     return 0.5 + 0.5 * th.erf(x / math.sqrt(2)) if th.onnx.is_in_onnx_export() else th.special.ndtr(x)
 
 
@@ -71,14 +65,14 @@ def _cell_for_onnx(table: th.Tensor, values: th.Tensor) -> th.Tensor:
 
 def inverse(increasing: Callable[[th.Tensor], th.Tensor], values: th.Tensor) -> th.Tensor:
     """
-    Invert a function numerically: by a table of it, closer at both ends of [0, 1], with straight lines between its points.
+    Invert a function numerically: interpolate linearly in a table of it, which is finer at both ends of [0, 1].
 
     :param increasing: function from [0, 1] onto [0, 1]
     :param values: in [0, 1], any shape
-    :return: where the function takes them, same shape; 0 and 1 exactly
+    :return: where the function has these values, same shape; exact for 0 and 1
     """
     grid = th.linspace(0, math.pi / 2, CELLS + 1, device=values.device, dtype=values.dtype).sin() ** 2
-    table = increasing(grid)  # in order, whatever rounding does where the function is flat:
+    table = increasing(grid)  # kept in order below, although rounding may break it where the function is flat
     if th.onnx.is_in_onnx_export():
         table = _ascending_for_onnx(table)
         index = _cell_for_onnx(table, values)

@@ -295,7 +295,7 @@ def compare(name: str, env: VecEnv, steps: int, capacity: int, seed: int) -> Com
                 theirs = sample_with(plain, state)
                 sampled += BATCH
             else:
-                theirs = plain._n_step_samples(ours.indices, ours.weights.numpy()[:, 0], None)
+                theirs = plain.transitions(ours.indices, ours.weights.numpy()[:, 0])
                 by_index += BATCH
             different += (
                 0 if same(ours, theirs) else sum(not same(*pair) for pair in zip(*map(rows, (ours, theirs)), strict=True))

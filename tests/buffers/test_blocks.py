@@ -61,7 +61,7 @@ def contents(buffer, env):
     rows = np.arange(max(0, buffer._added[env] - ROWS), buffer._added[env]) % ROWS
     slots = rows * buffer.n_envs + env
     slots = slots[buffer.tree[slots] > 0]
-    batch = buffer._n_step_samples(slots, np.ones(len(slots)), None)
+    batch = buffer.transitions(slots)
     parts = [*received(batch.observations).values(), *received(batch.next_observations).values()]
     scalars = [np.asarray(getattr(batch, name)) for name in ("actions", "rewards", "dones", "discounts")]
     arrays = [*parts, *scalars, buffer.tree[slots]]
@@ -106,7 +106,7 @@ def test_no_return_reaches_over_a_lost_block():
     stream.block(3, lost=True)
     buffer.end_episodes(np.array([0]))
     buffer.add_block(np.array([0]), stream.block(1))
-    batch = buffer._n_step_samples(np.array([0, 1, 2]), np.ones(3), None)
+    batch = buffer.transitions(np.array([0, 1, 2]))
     assert batch.discounts.flatten().tolist() == [GAMMA**2, GAMMA, GAMMA]
 
 
@@ -118,8 +118,8 @@ def test_a_block_with_more_frames_than_a_ring_holds():
     buffer.check_valid()
     drawable = np.flatnonzero(buffer.tree[np.arange(7)])
     assert 0 < len(drawable) < 7 and drawable[-1] == 6
-    batch = buffer._n_step_samples(drawable, np.ones(len(drawable)), None)
-    expected = stream.whole._n_step_samples(drawable, np.ones(len(drawable)), None)
+    batch = buffer.transitions(drawable)
+    expected = stream.whole.transitions(drawable)
     assert batch.observations.numpy().tobytes() == expected.observations.numpy().tobytes()
     assert batch.next_observations.numpy().tobytes() == expected.next_observations.numpy().tobytes()
 
@@ -132,7 +132,7 @@ def test_what_is_no_block_of_the_environments_is_refused():
     stream = Stream({"": VECTOR}, 2, False, 0)
     buffer = Stream.make_buffer({"": VECTOR}, 40, 2, False)
     block = stream.block(3)
-    whole = block.observations[""]
+    whole = block.observations
     buffer.check_block(block, 2)
     nan = block.rewards.copy()
     nan[1, 1] = np.nan
@@ -143,8 +143,8 @@ def test_what_is_no_block_of_the_environments_is_refused():
         "actions of shape": changed(block, actions=block.actions[..., 0]),
         "dones of shape": changed(block, _dones=block.dones.astype(float)),
         "priorities=inf": block._replace(priorities=block.priorities * np.inf),
-        "observations=nan": block._replace(observations={"": whole._replace(observations=whole.observations * np.nan)}),
-        "observations of shape": block._replace(observations={"": whole._replace(next_observations=whole[1][..., :2])}),
+        "observations=nan": block._replace(observations=whole._replace(observations=whole.observations * np.nan)),
+        "observations of shape": block._replace(observations=whole._replace(next_observations=whole[1][..., :2])),
         "should have": block._replace(observations={"image": whole}),
     }
     for message, broken in wrong.items():
@@ -158,7 +158,7 @@ def test_frames_that_do_not_fit_are_refused():
     stream = Stream({"": IMAGE}, 2, True, 0)
     buffer = Stream.make_buffer({"": IMAGE}, 40, 2, True)
     block = stream.block(3)
-    frames = block.observations[""]
+    frames = block.observations
     assert isinstance(frames, FrameBlock)
     for message, broken in {
         "cut along axis=2": frames._replace(axis=2),
@@ -167,7 +167,7 @@ def test_frames_that_do_not_fit_are_refused():
         "observations of shape": frames._replace(slices=[part[:, :1] for part in frames.slices]),
     }.items():
         with pytest.raises(ValueError, match=message):
-            buffer.check_block(block._replace(observations={"": broken}), 2)
+            buffer.check_block(block._replace(observations=broken), 2)
 
 
 def test_a_block_of_other_environments_is_not_spread_over_them():

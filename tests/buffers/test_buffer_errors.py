@@ -126,7 +126,7 @@ def assert_goes_on(buffer, observations):
 @pytest.mark.parametrize("buffer_class", CLASSES)
 def test_rewards_that_are_not_finite(buffer_class, bad):
     buffer, observations = continuing(buffer_class)
-    with pytest.raises(ValueError, match=rf"^reward={bad} is not finite.*: mend the environment"):
+    with pytest.raises(ValueError, match=rf"^reward={bad} is not finite.*: fix the environment"):
         add(buffer, observations[1], observations[2], reward=bad)
     assert_goes_on(buffer, observations)
 
@@ -146,7 +146,7 @@ def test_observations_that_are_not_finite(buffer_class, optimize, which, bad):
     else:
         name = which
     pair = [broken if n == which else observations[1 + i] for i, n in enumerate(names)]
-    with pytest.raises(ValueError, match=rf"^{name}={bad} is not finite.*: mend the environment"):
+    with pytest.raises(ValueError, match=rf"^{name}={bad} is not finite.*: fix the environment"):
         add(buffer, *pair)
     assert_goes_on(buffer, observations)
 
@@ -164,7 +164,7 @@ def test_numbers_that_are_not_finite_once_stored(buffer_class, which, value):
         is_dict = buffer_class is PrioritizedDictReplayBuffer
         values[which] = dict(env=np.array([0, 1]), serial=broken[:, 1].reshape(2, 1, 1)) if is_dict else broken
         values["reward"] = 1.0
-    with pytest.raises(ValueError, match=rf"^{which}.* is not finite.*: mend the environment"):
+    with pytest.raises(ValueError, match=rf"^{which}.* is not finite.*: fix the environment"):
         add(buffer, **values)
     assert_goes_on(buffer, observations)
 

@@ -28,7 +28,7 @@ class Pair:
 
     @property
     def storage(self):
-        return self.buffer.stored.storages[""]
+        return self.buffer.stored
 
     def add(self, obs, next_obs, terminated=(), truncated=()):
         """
@@ -137,7 +137,7 @@ def test_the_true_final_observation_comes_out(how):
     pair.add(frames[None, 1:5], frames[None, 2:6], **{how: [0]})
     start = np.stack([0 * frames[0], 0 * frames[0], 0 * frames[0], frames[7]])[None]
     pair.add(start, np.concatenate([start[:, 1:], frames[None, 8:9]], axis=1))
-    batch = pair.buffer._n_step_samples(np.arange(3), np.ones(3), None)
+    batch = pair.buffer.transitions(np.arange(3))
     assert batch.next_observations[:2].tolist() == [frames[2:6].tolist()] * 2
     assert batch.observations[2].tolist() == start[0].tolist()
     assert batch.dones.flatten().tolist() == [how == "terminated"] * 2 + [0.0]
@@ -151,7 +151,7 @@ def test_zero_and_minus_zero_are_not_the_same():
     pair.add([[-0.0, 0.0]], [[0.0, -0.0]])
     pair.add([[0.0, -0.0]], [[-0.0, -0.0]])
     assert pair.buffer.timeouts[:4, 0].tolist() == [True, False, False, False]
-    batch = pair.buffer._n_step_samples(np.arange(4), np.ones(4), None)
+    batch = pair.buffer.transitions(np.arange(4))
     assert np.signbit(batch.observations.numpy()).tolist() == [[False, False], [False, True], [True, False], [False, True]]
     pair.check()
 
@@ -322,9 +322,10 @@ def test_the_axis_by_hand():
         (stack, stack, (1, 1)),
         (stack[:, :2], stack[:, :2] + 100, (0, 2)),
     ]:
-        storage = FrameStorage.made_for(10, obs, next_obs)
+        storage = FrameStorage(10, 2, obs.shape[1:], obs.dtype)
+        slices = storage.prepared(obs, next_obs)
         assert (storage.axis, storage.shift) == expected
-        assert (storage.n_envs, storage.shape) == (2, obs.shape[1:])
+        assert all(part.shape[1] == storage.n_slices == obs.shape[1 + storage.axis] for part in slices)
 
 
 # Beside SB3

@@ -113,7 +113,7 @@ class Stream:
 
     def check(self, buffer):
         """All that can be drawn is one of the transitions, with as many steps as there may be."""
-        if not buffer.stored.storages:
+        if not buffer.stored.allocated:
             return 0
         try:
             drawn = buffer.sample(8 * N_ENVS * ROWS).indices
@@ -121,7 +121,7 @@ class Stream:
             assert "empty" in str(error)
             drawn = []
         live = np.union1d(np.flatnonzero(buffer.tree[np.arange(ROWS * N_ENVS)]), drawn)
-        batch = buffer._n_step_samples(live.astype(int), np.ones(len(live)), None)
+        batch = buffer.transitions(live.astype(int))
         for i in range(len(live)):
             name, next_name = self.name(batch.observations, i), self.name(batch.next_observations, i)
             found = (batch.rewards[i].item(), batch.discounts[i].item(), next_name, batch.dones[i].item())
@@ -142,10 +142,28 @@ SCENARIOS = {
 }
 
 
-def all_interrupts(monkeypatch, kind, scenario, start, stride):
+def interrupt_repairs(buffer):
+    """Interrupt the repair twice: near its beginning, and near its end."""
+    left = ["_masses", "_evict"]
+
+    def interrupted(name, method):
+        def call():
+            if sys.exc_info()[0] is KeyboardInterrupt and name in left:
+                left.remove(name)
+                raise KeyboardInterrupt
+            return method()
+
+        return call
+
+    for name in list(left):
+        setattr(buffer, name, interrupted(name, getattr(buffer, name)))
+
+
+def all_interrupts(monkeypatch, kind, scenario, start, stride, in_repairs=False):
     """
     :param start: number of the first line that is tried
     :param stride: how many lines on the next one is
+    :param in_repairs: whether the repairs are interrupted as well
     :return: for each line of ``add``: its number, a stream that was interrupted there, and the arguments of that call
     """
     monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", lambda: None)  # numpy's can be interrupted
@@ -156,6 +174,8 @@ def all_interrupts(monkeypatch, kind, scenario, start, stride):
         for _ in range(steps):
             stream.buffer.add(*stream.step())
         arguments = stream.step()
+        if in_repairs:
+            interrupt_repairs(stream.buffer)
         with Interrupt(line) as interrupt:
             stream.buffer.add(*arguments)
         interrupted = interrupt.seen > line
@@ -186,6 +206,33 @@ def go_on(stream, arguments, way):
         assert stream.check(buffer) >= N_ENVS
         buffer.check_valid()
     assert stream.kind != "whole" or stream.check(buffer) == ROWS * N_ENVS
+
+
+def test_a_second_interrupt_starts_the_repair_again(monkeypatch):
+    """Whoever holds Ctrl-C down interrupts the repair, too."""
+    for kind in ("stack", "dict", "whole"):
+        for line, stream, arguments in all_interrupts(monkeypatch, kind, "full", 0, 5, in_repairs=True):
+            go_on(stream, arguments, WAYS[line % 4])
+
+
+def test_interrupted_priorities(monkeypatch):
+    """Each has its old or its new one, and all sums are right."""
+    monkeypatch.setattr("sb3_distrl.buffers.sum_tree.compiled", lambda: None)
+    line, interrupted = 0, True
+    while interrupted:
+        stream = Stream("stack")
+        for _ in range(ROWS):
+            stream.buffer.add(*stream.step())
+        indices = np.arange(ROWS * N_ENVS)
+        before, new = stream.buffer.tree[indices], np.linspace(2.0, 3.0, len(indices))
+        with Interrupt(line) as interrupt:
+            stream.buffer.update_priorities(indices, new)
+        interrupted = interrupt.seen > line
+        masses = stream.buffer.tree[indices]
+        assert np.all((masses == before) | np.isclose(masses, new, rtol=1e-5))
+        stream.buffer.check_valid()
+        line += 1
+    assert line > 10
 
 
 WAYS = ["again", "on", "reset", "told", "saved"]

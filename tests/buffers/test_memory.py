@@ -42,7 +42,7 @@ def test_nothing_is_taken_before_the_first_transition(optimize):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e6
-    assert buffer.stored.storages == {} and not hasattr(buffer, "tree") and not buffer.actions.any()
+    assert not buffer.stored.allocated and not hasattr(buffer, "tree") and not buffer.actions.any()
     assert (buffer.size(), buffer.pos, buffer.full) == (0, 0, False)
 
 
@@ -89,7 +89,7 @@ def test_frames_that_are_kept_once_have_no_array(buffer_class, name, full):
 def test_reset_gives_the_observations_back(buffer_class):
     buffer = make_buffer(buffer_class)
     buffer.reset()
-    assert buffer.stored.storages == {}
+    assert not buffer.stored.allocated
 
 
 def test_a_million_atari_transitions_take_7300_bytes_each():
@@ -152,7 +152,7 @@ def test_after_a_failure_the_buffer_can_be_used(monkeypatch):
         free(patch, 1e6)
         with pytest.raises(ValueError, match="needs"):
             add(buffer)
-    assert buffer.stored.storages == {} and buffer.size() == 0
+    assert not buffer.stored.allocated and buffer.size() == 0
     add(buffer)
     buffer.check_valid()
     assert buffer.sample(3).indices.tolist() == [0, 0, 0]

@@ -113,7 +113,7 @@ class Replay(RuleBasedStateMachine):
     def update_priorities(self, scale):
         indices = self.batch.indices
         priorities = 10 ** self.rng.uniform(*scale, size=len(indices)) * self.rng.choice([-1, 0, 1, 1, 1], size=len(indices))
-        live = self.buffer.tree[indices] > 0 if self.buffer.stored.storages else np.zeros(len(indices), dtype=bool)
+        live = self.buffer.tree[indices] > 0 if self.buffer.stored.allocated else np.zeros(len(indices), dtype=bool)
         self.buffer.update_priorities(indices, priorities)
         self.oracle.max_priority = max(self.oracle.max_priority, float(abs(priorities).max()) + 1e-6)
         self.oracle.update_priorities(indices[live], priorities[live])
@@ -130,7 +130,7 @@ class Replay(RuleBasedStateMachine):
     def empty(self):
         self.buffer.reset()
         self.oracle.reset()
-        assert self.buffer.stored.storages == {} and self.buffer.size() == 0
+        assert not self.buffer.stored.allocated and self.buffer.size() == 0
 
     @invariant()
     @precondition(lambda self: self.oracle.steps)

@@ -62,10 +62,27 @@ def test_arrays_of_a_subclass_survive(buffer_class, how, steps):
     check(buffer, min(steps + 1, 8))
 
 
-def test_what_is_sampled_is_found_by_its_index():
-    buffer = filled(Curious)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_what_is_sampled_is_found_by_its_index(n_steps):
+    """Its values are those of the first of n steps."""
+    buffer = filled(Curious, n_steps=n_steps)
     batch = buffer.sample(16)
-    assert buffer.intrinsic.reshape(-1)[batch.indices].tolist() == (10 * batch.rewards + 1).flatten().tolist()
+    rewards = buffer.rewards.reshape(-1)[batch.indices]
+    assert (batch.rewards.flatten().tolist() == rewards.tolist()) == (n_steps == 1)
+    assert buffer.intrinsic.reshape(-1)[batch.indices].tolist() == (10 * rewards + 1).tolist()
+    assert (buffer.seen.reshape(-1, 3)[batch.indices] == batch.actions.numpy() + np.arange(3)).all()
+
+
+def test_a_value_for_each_row_array_is_needed():
+    class Forgets(Curious):
+        def row_values(self, *args):
+            values = super().row_values(*args)
+            return {name: value for name, value in values.items() if name != "intrinsic"}
+
+    buffer = make_buffer(Forgets)
+    with pytest.raises(ValueError, match=r"row_values\(\) gave \['actions', .*\] and should give \['actions', .*'intrinsic'"):
+        feed(buffer, Episodes(1).step())
+    assert buffer.size() == 0
 
 
 @pytest.mark.parametrize("buffer_class", SUBCLASSES)
@@ -171,7 +188,7 @@ def test_arrays_that_a_subclass_makes_by_itself_survive_too():
     tree = OwnTree(100, "mine")
     tree.update(np.arange(50), np.ones(50))
     tree = pickle.loads(pickle.dumps(tree))
-    assert tree.name == "mine" and tree.total == 50
+    assert tree.name == "mine" and tree.groups.sum() == 50
     tree.check_valid()
 
 

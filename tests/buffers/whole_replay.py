@@ -138,16 +138,21 @@ class WholeReplay:
             np.testing.assert_allclose(batch.weights.flatten(), weights / weights.max(), rtol=1e-6)
 
 
+def storages_of(buffer):
+    """:return: of each key of a Dict, or of ''"""
+    return getattr(buffer.stored, "storages", {"": buffer.stored})
+
+
 def shifts_of(buffer):
-    """:return: axis and slices that the next observation of each key is shifted by, as far as the buffer knows"""
-    storages = {key: some for key, some in buffer.stored.storages.items() if isinstance(some, FrameStorage)}
-    return {key: (storage.axis, storage.shift) for key, storage in storages.items()}
+    """:return: axis and slices that the next observation of each key is shifted by, once the buffer knows"""
+    storages = storages_of(buffer) if buffer.stored.allocated else {}
+    return {key: (some.axis, some.shift) for key, some in storages.items() if isinstance(some, FrameStorage)}
 
 
 def rings_of(buffer):
     """:return: slices that the documented rings hold: of endless episodes, 2% more, and of two observations"""
     return {
-        key: int(1.02 * buffer.buffer_size * shift) + 2 * buffer.stored.storages[key].shape[axis]
+        key: int(1.02 * buffer.buffer_size * shift) + 2 * storages_of(buffer)[key].shape[axis]
         for key, (axis, shift) in shifts_of(buffer).items()
     }
 
@@ -192,4 +197,4 @@ def check_both(buffer, oracle):
     masses = buffer.tree[np.arange(buffer.buffer_size * buffer.n_envs)]
     oracle.check_drawable(masses, buffer.optimize_memory_usage)
     live = np.flatnonzero(masses)
-    oracle.check_batch(buffer._n_step_samples(live, np.ones(len(live)), None))
+    oracle.check_batch(buffer.transitions(live))

@@ -78,7 +78,7 @@ def test_priorities_are_those_of_the_overridden_loss(cls):
     report = RolloutWorker(spec_of(model), 1).collect(model._weights())
     model.replay_buffer.add_block(np.arange(2), report.block)
     indices = (np.arange(10)[:, None] * 4 + np.arange(2)).reshape(-1)
-    batch = preprocess(model.q_net, model.replay_buffer._n_step_samples(indices, np.ones(20), None))
+    batch = preprocess(model.q_net, model.replay_buffer.transitions(indices))
     expected = evaluate(model, batch).priorities.detach().numpy()
     np.testing.assert_allclose(report.block.priorities.reshape(-1), expected, rtol=1e-5)
     bias = 1000 * abs(model.module.bias.item())

@@ -56,7 +56,7 @@ def test_priorities_are_those_of_the_algorithms_loss(cls, n_steps):
     report = worker.collect(model._weights())
     model.replay_buffer.add_block(np.arange(3), report.block)
     indices = (np.arange(10)[:, None] * 6 + np.arange(3)).reshape(-1)
-    batch = preprocess(model.q_net, model.replay_buffer._n_step_samples(indices, np.ones(30), None))
+    batch = preprocess(model.q_net, model.replay_buffer.transitions(indices))
     assert n_steps == 1 or len(set(batch.discounts.flatten().tolist())) > 1
     if cls.__name__ == "ApeXIQN":
         return_of_seed = []
@@ -90,8 +90,8 @@ def test_blocks_are_what_the_environments_did(kind):
     model.replay_buffer.check_valid()
     assert block.dones.any() and block.timeouts.any() and not block.timeouts.all()
     rows, envs = np.divmod(np.arange(80), 2)
-    ours = model.replay_buffer._n_step_samples(rows * model.n_envs + envs, np.ones(80), None)
-    theirs = direct._n_step_samples(np.arange(80), np.ones(80), None)
+    ours = model.replay_buffer.transitions(rows * model.n_envs + envs)
+    theirs = direct.transitions(np.arange(80))
     for name in ("actions", "rewards", "dones", "discounts"):
         assert th.equal(getattr(ours, name), getattr(theirs, name)), name
     for name in ("observations", "next_observations"):
@@ -125,7 +125,7 @@ def test_random_numbers_are_the_actors_own():
     random.seed(5), np.random.seed(5), th.manual_seed(5)
     blocks = [RolloutWorker(spec, *which).collect(None).block for which in ((0, 0), (0, 0), (1, 0), (0, 1))]
     assert (random.random(), np.random.rand(), th.rand(1).item()) == expected
-    first, again, other, restarted = (block.observations[""].observations.tobytes() for block in blocks)
+    first, again, other, restarted = (block.observations.observations.tobytes() for block in blocks)
     assert first == again and first != other and first != restarted
 
 
