@@ -1,28 +1,14 @@
 """Gradient steps in less time: what the algorithms' ``precision`` and ``compile`` stand for, and layouts of memory."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
-
-from sb3_distrl.networks import DEFAULT_NET_ARCH
 
 PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
 MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would quietly not compile any more
 LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines (mallopt(3))
-
-
-def autocast(precision: str, device: th.device) -> AbstractContextManager[Any]:
-    """
-    :param precision: of the passes through the networks
-    :param device: that they are on
-    :return: context for these passes; their results may be of that precision
-    """
-    return nullcontext() if precision == "float32" else th.autocast(device.type, PRECISIONS[precision])
 
 
 @cache
@@ -78,40 +64,6 @@ def check_acceleration(precision: str, compile: bool, device: th.device) -> None
         raise ValueError(f"precision='bf16' is not to be had on device={device}: use precision='float32'.")
     if compile:
         check_compiler(device)
-
-
-def channels_last(images: th.Tensor) -> th.Tensor:
-    """
-    :param images: shape [B, C, H, W]
-    :return: the same, with channels side by side in memory, as convolutions are fastest on a CPU
-    """
-    return th.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)  # faster than contiguous()
-
-
-def fastest_layout(obs: PyTorchObs, network: BasePolicy) -> PyTorchObs:
-    """
-    :param obs: shape [B, ...]
-    :param network: that they are for
-    :return: the same, in the layout of memory that the network's features extractor is fastest with
-    """
-    # Other extractors may depend on the layout
-    if network.device.type == "cpu" and type(network.features_extractor) in DEFAULT_NET_ARCH:
-        return channels_last(obs)  # type: ignore[arg-type]
-    return obs
-
-
-def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
-    """
-    :param network: whose gradients are scaled down, if they are longer
-    :param max_norm: how long all of them may be together; ``None`` leaves them as they are
-    :return: how long they were
-    """
-    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
-    norm = th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    # Another pass over the memory; on CUDA, looking at the norm would wait for it
-    if max_norm is not None and (norm.device.type == "cuda" or norm > max_norm):
-        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
 
 
 def keep_freed_memory() -> None:

@@ -1,12 +1,12 @@
 """The base of all algorithms: how they learn."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
 import numpy as np
 import torch as th
-from gymnasium import Env
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,8 +17,8 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.acceleration import autocast, keep_freed_memory
-from sb3_distrl.common.arguments import check_arguments, check_spaces, policy_arguments, refuse_vector_env, take_numbers
+from sb3_distrl.common.acceleration import keep_freed_memory
+from sb3_distrl.common.arguments import check_arguments, policy_arguments, take_numbers
 from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.final_observations import FinalObservations
 from sb3_distrl.common.gradient_steps import gradient_step, preprocess, skipped_steps, warn_of_no_gradient_step
@@ -36,6 +36,7 @@ from sb3_distrl.networks import Noise
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
 NORM_EVERY = 10  # gradient steps between norms of gradients, where none are clipped: a pass over the memory for a log
+NOT_SAVED = "_metrics", "_learning", "_final_observations", "_defer_next", "_overlap_env"
 LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
 
 
@@ -116,13 +117,6 @@ class ValueAlgorithm(ValueModel):
         self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        refuse_vector_env(env)
-        if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
-            check_spaces(env.observation_space, env.action_space)
-        return ValueModel._wrap_env(env, verbose, monitor_wrapper)
-
     def _setup_model(self) -> None:
         take_numbers(self)
         self._check_arguments()
@@ -171,10 +165,7 @@ class ValueAlgorithm(ValueModel):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, *args: Any, **kwargs: Any
     ) -> RolloutReturn:
-        """
-        Collect transitions, as in SB3, and do deferred gradient steps meanwhile. The step at which a callback stops training
-        is stored, too.
-        """
+        """Collect transitions, as in SB3, and do deferred gradient steps meanwhile; also store a step that stops training."""
         self._defer_next, stoppable = False, StoppableFreq(*train_freq)
         overlap = self.overlap and not isinstance(self.replay_buffer, HerReplayBuffer)
         if not overlap:
@@ -234,9 +225,18 @@ class ValueAlgorithm(ValueModel):
         """
         raise NotImplementedError
 
+    @property
+    def target_risk(self) -> Distortion:
+        """The risk measure that the next action of a target maximises."""
+        return self.risk if self.bootstrap_risk is None else self.bootstrap_risk
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """:return: context for passes through the networks in ``precision``; their results may be of that precision"""
+        return nullcontext() if self.precision == "float32" else th.autocast(self.device.type, th.bfloat16)
+
     def outputs(self, network: OutputNetwork, inputs: PyTorchObs) -> th.Tensor:
         """:return: the network's outputs in a gradient step: with noise, in ``precision``; shape [B, A, Z], float32"""
-        with autocast(self.precision, self.device):
+        with self.autocast():
             return network.outputs(inputs, Noise.SHARED)
 
     def next_outputs(self, batch: Samples) -> th.Tensor:
@@ -297,7 +297,6 @@ class ValueAlgorithm(ValueModel):
             self.policy.set_training_mode(False)  # as SB3 has it while it collects
 
     def _record_metrics(self) -> dict[str, float]:
-        """Hand the metrics since the last log to the logger, and return them."""
         metrics = self._metrics.values()
         if skipped := metrics.pop("skipped", 0.0):
             steps, self._metrics = self._metrics.count, RunningMetrics()
@@ -346,5 +345,4 @@ class ValueAlgorithm(ValueModel):
         return {**vars(self), "_overlap_env": None}  # so that models can be copied, which SB3's wrappers cannot
 
     def _excluded_save_params(self) -> list[str]:
-        own = "_metrics", "_learning", "_final_observations", "_defer_next", "_overlap_env"
-        return [*super()._excluded_save_params(), *own]
+        return [*super()._excluded_save_params(), *NOT_SAVED]

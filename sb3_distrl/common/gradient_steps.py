@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_distrl.common.acceleration import clip_gradients, compiled, fastest_layout
+from sb3_distrl.common.acceleration import compiled
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import ValueNetwork
 
@@ -39,11 +39,7 @@ def preprocess(network: ValueNetwork, batch: Samples) -> Samples:
     :param batch: of the replay buffer
     :return: the same with observations preprocessed, once for all passes, and outside of what is compiled
     """
-    own = type(network).preprocess is not ValueNetwork.preprocess  # which may depend on the layout
-    obs, next_obs = (
-        network.preprocess(each if own else fastest_layout(each, network))
-        for each in (batch.observations, batch.next_observations)
-    )
+    obs, next_obs = network.preprocess_batch(batch.observations), network.preprocess_batch(batch.next_observations)
     return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
 
 
@@ -107,6 +103,20 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
     if model.prioritized:
         model.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[attr-defined, union-attr]
     return {"loss": loss, "q_mean": q_values.mean(), **metrics}
+
+
+def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
+    """
+    :param network: whose gradients are scaled down, if they are longer
+    :param max_norm: how long all of them may be together; ``None`` leaves them as they are
+    :return: how long they were
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    norm = th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    # Another pass over the memory; on CUDA, looking at the norm would wait for it
+    if max_norm is not None and (norm.device.type == "cuda" or norm > max_norm):
+        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def gradients_of(loss: th.Tensor, optimizer: th.optim.Optimizer) -> list[tuple[th.nn.Parameter, th.Tensor]]:

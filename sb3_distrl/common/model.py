@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import Env
 from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_distrl.buffers import PrioritizedReplayBuffer
-from sb3_distrl.common.arguments import as_arrays
+from sb3_distrl.common.arguments import as_arrays, check_spaces, refuse_vector_env
 from sb3_distrl.common.checkpoints import (
     is_archive,
     is_checkpoint,
@@ -77,11 +79,6 @@ class ValueModel(DQN):
         :return: shape [B]
         """
         return greedy_actions(values)
-
-    @property
-    def target_risk(self) -> Distortion:
-        """The risk measure that the next action of a target maximises."""
-        return self.risk if self.bootstrap_risk is None else self.bootstrap_risk
 
     def predict(
         self,
@@ -301,6 +298,13 @@ class ValueModel(DQN):
         with seeding_of_our_own():
             super()._setup_model()
         self._random_state = waiting  # the seed that SB3 sets here may be the saved one
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        refuse_vector_env(env)
+        if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
+            check_spaces(env.observation_space, env.action_space)
+        return DQN._wrap_env(env, verbose, monitor_wrapper)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """

@@ -7,7 +7,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_distrl.common.acceleration import autocast
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.functional import Distortion, gather_actions, quantile_huber_loss
@@ -101,7 +100,7 @@ class IQN(ValueAlgorithm):
 
     def targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
         """Samples of the target distribution (equation 2), shape [B, M]; see :class:`ValueAlgorithm`."""
-        with autocast(self.precision, self.device):
+        with self.autocast():
             features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
             if self.double_q:
                 own = self.q_net.encode(batch.next_observations, Noise.SHARED)
@@ -116,7 +115,7 @@ class IQN(ValueAlgorithm):
         with th.no_grad():
             targets = self.targets(batch, bootstrap)  # [B, M]; first, so that its memory is free for the pass with gradients
         taus = th.rand(len(targets), self.policy.n_quantiles, device=self.device)
-        with autocast(self.precision, self.device):
+        with self.autocast():
             features = self.q_net.encode(batch.observations, Noise.SHARED)
             quantiles = self.q_net.quantiles(features, taus, Noise.SHARED)  # [B, N, A]
         quantiles = gather_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]

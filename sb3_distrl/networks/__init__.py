@@ -1,7 +1,7 @@
 from sb3_distrl.networks.embedding import QuantileEmbedding
 from sb3_distrl.networks.features import DEFAULT_NET_ARCH, NATURE_SIDE, DataEfficientConv, MinAtarConv, NatureConv
-from sb3_distrl.networks.heads import MLP, DuelingHead, Head
-from sb3_distrl.networks.noisy import Noise, NoisyLinear
+from sb3_distrl.networks.heads import DuelingHead, Head
+from sb3_distrl.networks.noisy import MLP, Noise, NoisyLinear
 from sb3_distrl.renamed import renamed
 
 __all__ = [

@@ -1,48 +1,9 @@
-"""Fully connected parts of value networks: plain or dueling, linear or noisy."""
-
-from collections.abc import Callable
+"""Heads of value networks: plain or dueling."""
 
 import torch as th
 from torch import nn
 
-from sb3_distrl.networks.noisy import Noise, NoisyLinear
-
-LinearFactory = Callable[[int, int], nn.Linear]  # (inputs, outputs) -> layer: nn.Linear, or NoisyLinear with its noisy_std
-
-
-class MLP(nn.Module):
-    """
-    Fully connected layers with an activation after each hidden one, passing the noise on to the noisy layers.
-
-    :param in_features: size of the input
-    :param hidden: sizes of the hidden layers
-    :param out_features: size of the linear output layer; ``None`` ends after the last hidden activation
-    :param activation_fn: the activation
-    :param linear: makes the layers
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden: list[int],
-        out_features: int | None,
-        activation_fn: type[nn.Module],
-        linear: LinearFactory,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList()
-        for size in hidden:
-            self.layers.extend([linear(in_features, size), activation_fn()])
-            in_features = size
-        if out_features is not None:
-            self.layers.append(linear(in_features, out_features))
-            in_features = out_features
-        self.out_features = in_features
-
-    def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
-        for layer in self.layers:
-            x = layer(x, noise) if isinstance(layer, NoisyLinear) else layer(x)
-        return x
+from sb3_distrl.networks.noisy import MLP, LinearFactory, Noise
 
 
 class Head(nn.Module):

@@ -13,11 +13,12 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_distrl import IQN, QRDQN, Rainbow
-from sb3_distrl.common.acceleration import channels_last, check_compiler, clip_gradients
+from sb3_distrl.common.acceleration import check_compiler
 from sb3_distrl.common.algorithm import ValueAlgorithm
-from sb3_distrl.common.gradient_steps import preprocess
+from sb3_distrl.common.gradient_steps import clip_gradients, preprocess
 from sb3_distrl.common.loss import Loss
 from sb3_distrl.common.model import ValueModel
+from sb3_distrl.common.policies import channels_last
 from sb3_distrl.qrdqn import MlpPolicy
 from sb3_distrl.qrdqn.policies import QRDQNNetwork
 from tests.common.batches import B, hand_made_batch, scramble

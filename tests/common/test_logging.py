@@ -181,7 +181,7 @@ def test_nothing_is_read_from_the_device_on_each_gradient_step(
     model.train(gradient_steps=LOG_EVERY - 1, batch_size=8)
     looks = {
         # At the norm, on a CPU alone
-        "sb3_distrl.common.acceleration: __bool__": LOG_EVERY - 1 if model.max_grad_norm is not None else 0,
+        "sb3_distrl.common.gradient_steps: __bool__": LOG_EVERY - 1 if model.max_grad_norm is not None else 0,
         # At the priorities, which the buffer takes to the CPU anyway
         "sb3_distrl.common.gradient_steps: item": LOG_EVERY - 1 if model.prioritized else 0,
     }
