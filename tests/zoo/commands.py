@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -97,6 +98,11 @@ def undone() -> Iterator[pytest.MonkeyPatch]:
         rl_zoo3.ALGOS.update(algorithms)
 
 
+def print_warning(*args: Any) -> None:
+    """As Python does where nobody asks for anything else; pytest collects warnings, and makes errors of some."""
+    print(warnings.formatwarning(*args[:4]), file=sys.stderr)
+
+
 def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
     """
     :param folder: to run in
@@ -106,7 +112,9 @@ def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
     """
     output, errors, status = StringIO(), StringIO(), 0
     plt.switch_backend("agg")
-    with undone() as patch, redirect_stdout(output), redirect_stderr(errors):
+    with undone() as patch, redirect_stdout(output), redirect_stderr(errors), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr(warnings, "showwarning", print_warning)
         patch.chdir(folder)
         for name in ("argv", "orig_argv"):
             patch.setattr(sys, name, ["sb3-distrl", *arguments])
