@@ -103,12 +103,11 @@ def print_warning(*args: Any) -> None:
     print(warnings.formatwarning(*args[:4]), file=sys.stderr)
 
 
-def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
+def run_here(folder: Path, *arguments: str) -> tuple[str, int]:
     """
     :param folder: to run in
     :param arguments: of the command line, which runs in this process
-    :param code: exit status that is expected
-    :return: what was printed, errors at the end
+    :return: what was printed, errors at the end, and the exit status
     """
     output, errors, status = StringIO(), StringIO(), 0
     plt.switch_backend("agg")
@@ -121,12 +120,43 @@ def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
         try:
             cli.main()
         except SystemExit as stopped:
-            status = stopped.code or 0
+            status = int(stopped.code or 0)
         finally:
             plt.close("all")
-    printed = output.getvalue() + errors.getvalue()
+    return output.getvalue() + errors.getvalue(), status
+
+
+def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
+    """
+    :param folder: to run in
+    :param arguments: of the command line, which runs in this process
+    :param code: exit status that is expected
+    :return: what was printed, errors at the end
+    """
+    printed, status = run_here(folder, *arguments)
     assert status == code, f"{arguments} ended with {status}:\n{printed}"
     return printed
+
+
+def train_here(patch: pytest.MonkeyPatch) -> None:
+    """
+    Have scripts that start sb3-distrl by ``subprocess.run`` run it in this process, one at a time.
+
+    :param patch: until it is undone
+    """
+
+    in_a_process = subprocess.run
+
+    def run(command: list[str], stdout: Any = None, check: bool = False, **kwargs: Any) -> subprocess.CompletedProcess:
+        if command[:3] != [sys.executable, "-m", "sb3_distrl.zoo"]:
+            return in_a_process(command, stdout=stdout, check=check, **kwargs)
+        printed, status = run_here(Path.cwd(), *command[3:])
+        if hasattr(stdout, "write"):
+            stdout.write(printed)
+        assert not (check and status), printed
+        return subprocess.CompletedProcess(command, status)
+
+    patch.setattr(subprocess, "run", run)
 
 
 def mistake(folder: Path, *arguments: str, **variables: str) -> str:
