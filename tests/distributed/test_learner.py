@@ -324,6 +324,7 @@ print("learned")
 """
 
 
+@pytest.mark.slow
 def test_without_ray():
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_RAY], capture_output=True, text=True)
     assert run.stdout.splitlines() == [

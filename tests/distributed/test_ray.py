@@ -19,7 +19,7 @@ from tests.distributed.settings import CLASSES, NETWORKS, digest, make_model
 
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")]
 
 
 @pytest.fixture(scope="module", autouse=True)
