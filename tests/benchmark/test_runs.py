@@ -1,4 +1,4 @@
-"""Suites are run through sb3-distrl, resumed, and kept with their settings; in this process but for slow tests."""
+"""Suites are run through sb3-distrl, resumed, and kept with their settings; most of it in this process."""
 
 import os
 import shutil
@@ -44,6 +44,7 @@ def run_in_processes(folder, path, *options):
     main([str(path), "--results", str(folder / "results"), "--runs", str(folder / "runs"), *options])
 
 
+@pytest.mark.slow
 def test_rows_of_training_are_those_of_the_monitor(tmp_path, capsys):
     path = suite_file(tmp_path, **TRAINING)
     run(tmp_path, path)
@@ -173,6 +174,7 @@ def check_second_part(folder, table):
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_goes_on_from_its_checkpoint(tmp_path):
     path = suite_file(tmp_path, **{**TRAINING, **interrupted(tmp_path, "BreakOff")})
     with pytest.raises(SystemExit, match="1 of 1 runs failed"):
@@ -182,6 +184,7 @@ def test_a_run_that_broke_off_goes_on_from_its_checkpoint(tmp_path):
     check_second_part(folder_of_rainbow(tmp_path), tmp_path / "results" / "tiny.csv")
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_is_evaluated_at_its_end(tmp_path):
     path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **interrupted(tmp_path, "BreakOff")})
     with pytest.raises(SystemExit, match="1 of 1 runs failed"):
@@ -192,6 +195,7 @@ def test_a_run_that_broke_off_is_evaluated_at_its_end(tmp_path):
     assert rows[["step", "episodes"]].to_numpy().tolist() == [[2000, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [TRAINING, {**EVALUATION, "evaluations": 1}], ids=["training", "evaluation"])
 def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
@@ -208,6 +212,7 @@ def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
     assert [part.start for part in parts(folder)] == [0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
     path = suite_file(tmp_path, **{**TRAINING, "seeds": [0]}, contenders=contenders)

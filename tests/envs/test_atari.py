@@ -29,10 +29,14 @@ COMPARED: dict[str, tuple[str, dict[str, Any], int, float]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMPARED)
+LONG = ("breakout", "pong")  # 2000 steps instead of 600
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in COMPARED]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_plays_as_sb3_does(name: str, tmp_path) -> None:
     env_id, kwargs, greatest, share = COMPARED[name]
-    n_steps = 2000 if name in ("breakout", "pong") else 600
+    n_steps = 2000 if name in LONG else 600
     theirs = sb3(env_id, n_envs=2, monitor_dir=str(tmp_path / "sb3"), **kwargs)
     ours = AtariVecEnv(env_id, n_envs=2, seed=0, noop_max=0, monitor_dir=str(tmp_path / "ours"), **kwargs)
     assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space

@@ -576,6 +576,7 @@ def test_samplers_know_the_policy(command: Command, config: Config) -> None:
 STUDY = [*TUNING, "--n-trials", "3", "--no-optim-plots", "--pruner", "none", "--n-startup-trials", "2"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(command: Command) -> None:
     studies = []
     for seed in ("5", "5", "6"):
