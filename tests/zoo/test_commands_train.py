@@ -114,17 +114,21 @@ def test_record_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     that it starts for the videos run in this one.
     """
 
-    def call(command: list[str], *_: Any) -> int:
-        assert command[:4] == [sys.executable, "-m", "sb3_distrl.zoo", "record_video"]
-        in_process(folder, *command[3:])
+    in_a_process, videos = subprocess.call, []
+
+    def call(command: list[str], *args: Any, **kwargs: Any) -> int:
+        if command[:4] != [sys.executable, "-m", "sb3_distrl.zoo", "record_video"]:
+            return in_a_process(command, *args, **kwargs)
+        videos.append(in_process(folder, *command[3:]))
         return 0
 
     monkeypatch.setattr(subprocess, "call", call)
     printed = in_process(folder, "record_training", *AGENT, "-f", "logs", "--exp-id", "2", "-n", "20", "--gif")
-    videos = run_of(folder, 2) / "videos"
-    names = sorted(path.name.split("-")[0] for path in videos.glob("*.mp4"))
+    made = run_of(folder, 2) / "videos"
+    names = sorted(path.name.split("-")[0] for path in made.glob("*.mp4"))
     assert names == ["best", "checkpoint", "final", "training.mp4"], printed
-    assert (videos / "training.gif").read_bytes().startswith(b"GIF8")
+    assert len(videos) == 3, "this library's record_video, of each model"
+    assert (made / "training.gif").read_bytes().startswith(b"GIF8")
 
 
 def test_plot_train(folder: Path) -> None:
