@@ -30,7 +30,8 @@ COMPARED: dict[str, tuple[str, dict[str, Any], int, float]] = {
 
 
 LONG = ("breakout", "pong")  # 2000 steps instead of 600
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in COMPARED]
+QUICK = ("v5", "time limit")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in COMPARED]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,6 +138,7 @@ def test_terminal_observations_are_not_the_first_of_the_next() -> None:
     assert n_ends > 20
 
 
+@pytest.mark.slow
 def test_a_game_that_ends_in_the_opening_is_followed_by_another() -> None:
     """With 150 frames per step a last life is often lost while FIRE is pressed."""
     env = AtariVecEnv(BREAKOUT, noop_max=0, frame_skip=150)
@@ -195,11 +197,11 @@ def test_games_without_fire_begin_at_once_and_the_others_after_two_steps() -> No
     ("env_id", "kwargs", "sticky"),
     [
         (BREAKOUT, {}, False),
-        ("BreakoutNoFrameskip-v0", {}, True),
+        pytest.param("BreakoutNoFrameskip-v0", {}, True, marks=pytest.mark.slow),
         ("ALE/Breakout-v5", {}, True),
-        ("ALE/Breakout-v5", dict(env_kwargs=dict(repeat_action_probability=0.0)), False),
+        pytest.param("ALE/Breakout-v5", dict(env_kwargs=dict(repeat_action_probability=0.0)), False, marks=pytest.mark.slow),
         (BREAKOUT, dict(action_repeat_probability=0.25), True),
-        (BREAKOUT, dict(env_kwargs=dict(repeat_action_probability=0.25)), True),
+        pytest.param(BREAKOUT, dict(env_kwargs=dict(repeat_action_probability=0.25)), True, marks=pytest.mark.slow),
     ],
 )
 def test_sticky_actions_and_seeds(env_id: str, kwargs: dict[str, Any], sticky: bool) -> None:
