@@ -3,6 +3,8 @@
 import pytest
 from learning.regressions import CHECKS, MUTATIONS, learn_corridors, mutated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_learning(check: str) -> None:

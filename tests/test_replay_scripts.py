@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.test_scripts import run_script
+
+pytestmark = pytest.mark.slow
 
 
 def test_speed(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """The scripts that the README names run as it says."""
 
+import importlib.util
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from statistics import NormalDist
 
@@ -15,28 +19,52 @@ from PIL import Image
 from stable_baselines3 import DQN
 
 from sb3_distrl import IQN, QRDQN, Rainbow
+from tests.zoo.commands import train_here
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_script(command: str, *arguments: str) -> str:
     """
-    :param command: what follows ``python scripts/``
+    :param command: what follows ``python scripts/``, which runs in this process
     :param arguments: of its command line
     :return: what it printed
     """
     script, *name = command.split()
-    line = [sys.executable, str(ROOT / "scripts" / script), *name, *arguments]
+    path = ROOT / "scripts" / script
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(path), *name, *arguments])
+        patch.setattr(sys, "path", list(sys.path))
+        runpy.run_path(str(path), run_name="__main__")
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("folder", ["apex", "benchmark", "distributions", "learning", "replay", "speed"])
+def test_commands_have_help(folder: str) -> None:
+    with pytest.raises(SystemExit, match=r"usage: python scripts/") as stopped:
+        run_script(folder)
+    commands = re.findall(r"[^{},]+", str(stopped.value).partition("{")[2].partition("}")[0])
+    assert commands
+    for command in commands:
+        if command == "dopamine_step" and not importlib.util.find_spec("jax"):
+            continue
+        printed = StringIO()
+        with redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+            run_script(f"{folder} {command}", "--help")
+        assert not stopped.value.code
+
+
+@pytest.mark.slow
+def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
+    """In processes of its own, as ``make demo`` does."""
+    line = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--steps", "2020", "--output", str(tmp_path)]
     result = subprocess.run(line, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
-    printed = run_script("demo.py", "--steps", "2500", "--output", str(tmp_path))
+    printed = result.stdout
     folder = tmp_path / "rainbow" / "CartPole-v1_1"
     model = Rainbow.load(folder / "CartPole-v1.zip")
-    assert model.num_timesteps >= 2500 and model._n_updates > 0
+    assert model.num_timesteps >= 2020 and model._n_updates > 0
     assert (folder / "best_model.zip").exists()
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert "$ sb3-distrl train --algo rainbow --env CartPole-v1" in printed
@@ -44,13 +72,16 @@ def test_demo_trains_evaluates_saves_and_draws(tmp_path: Path) -> None:
     assert "What to run next" in printed
 
 
+@pytest.mark.slow
 def test_pong_from_pixels() -> None:
     printed = run_script("speed pong", "--steps", "200", "--buffer-size", "400", "--learning-starts", "160", "--games", "0")
     assert "200 steps, 10 gradient steps" in printed
     assert "loaded model acts the same: True" in printed
 
 
-def test_settings_are_compared(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_settings_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_here(monkeypatch)
     files = []
     for name, learning_rate in (("slow", 1e-5), ("fast", 1e-3)):
         files.append(tmp_path / f"{name}.yml")
@@ -60,7 +91,7 @@ def test_settings_are_compared(tmp_path: Path) -> None:
         files[-1].write_text(f"CartPole-v1: {entry}\n")
     output = tmp_path / "result.md"
     arguments = ["--algo", "iqn", "--env", "CartPole-v1", "--conf-files", *map(str, files)]
-    arguments += ["--seeds", "3", "4", "--episodes", "5"]
+    arguments += ["--seeds", "3", "4", "--episodes", "5", "--processes", "1"]
     arguments += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
     (tmp_path / "runs" / "iqn" / "slow" / "3" / "iqn" / "CartPole-v1_1").mkdir(parents=True)  # of an interrupted run
     run_script("learning compare_settings", *arguments)
@@ -73,6 +104,7 @@ def test_settings_are_compared(tmp_path: Path) -> None:
     assert [model.stat().st_mtime for model in models] == before
 
 
+@pytest.mark.slow
 def test_collection_speed(tmp_path: Path) -> None:
     output = tmp_path / "result.md"
     run_script("speed collection", "--steps", "3", "--rounds", "2", "--n-envs", "2", "--output", str(output))
@@ -86,6 +118,7 @@ def test_collection_speed(tmp_path: Path) -> None:
     assert "times the speed of SubprocVecEnv" in text and "of the time of ale-py alone" in text
 
 
+@pytest.mark.slow
 def test_speed_is_compared_with_installed_peers(tmp_path: Path) -> None:
     output = tmp_path / "speed.md"
     arguments = ["--threads", "1", "--rounds", "2", "--steps", "1", "--buffer", "200", "--output", str(output)]
@@ -96,6 +129,7 @@ def test_speed_is_compared_with_installed_peers(tmp_path: Path) -> None:
     assert result.count("| sb3_distrl |") == 2  # a gradient step, and Pong
 
 
+@pytest.mark.slow
 def test_memory_is_compared(tmp_path: Path) -> None:
     output = tmp_path / "speed.md"
     arguments = ["--parts", "memory", "--families", "dqn", "--buffer", "200", "--output", str(output)]
@@ -103,6 +137,7 @@ def test_memory_is_compared(tmp_path: Path) -> None:
     assert "| dqn | SB3 DQN |" in output.read_text()
 
 
+@pytest.mark.slow
 def test_bare_floor_of_every_family() -> None:
     arguments = ["--rounds", "1", "--steps", "1", "--batch-size", "3", "--ways", "floor*bf16"]
     printed = run_script("speed floor", *arguments)
@@ -110,6 +145,7 @@ def test_bare_floor_of_every_family() -> None:
     assert rows == ["floor, bf16"] * 4
 
 
+@pytest.mark.slow
 def test_overlap_speed(tmp_path: Path) -> None:
     output = tmp_path / "overlap.md"
     arguments = ["--tasks", "5 ms of sleep, SubprocVecEnv", "--n-envs", "2", "--steps", "10", "--rounds", "2"]
@@ -118,10 +154,12 @@ def test_overlap_speed(tmp_path: Path) -> None:
     assert "2 environments" in text and text.count("the longest of collection, training") == 2
 
 
-def test_learning_is_compared(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_learning_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_here(monkeypatch)
     output = tmp_path / "learning.md"
     arguments = ["--env", "CartPole-v1", "--steps", "1100", "--train-freq", "4", "--seeds", "1", "2", "--episodes", "1"]
-    variants = ["--variants", "overlap", "overlap, bf16", "--runs", str(tmp_path / "runs")]
+    variants = ["--variants", "overlap", "overlap, bf16", "--runs", str(tmp_path / "runs"), "--processes", "1"]
     run_script("learning accelerated", *arguments, *variants, "--output", str(output))
     rows = [line for line in output.read_text().splitlines() if line.startswith("| overlap")]
     assert len(rows) == 2 and all(row.count("±") == 2 for row in rows)

@@ -68,6 +68,7 @@ def test_aggregates_take_normalised_scores_of_whole_seeds(suite):
     assert (low <= points["A"]).all() and (points["A"] <= high).all() and (low < high).all()
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_about_as_often_as_they_say():
     generator = np.random.default_rng(0)
     covered = []

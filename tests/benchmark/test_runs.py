@@ -1,6 +1,7 @@
-"""Suites are run through sb3-distrl, resumed, and kept with their settings."""
+"""Suites are run through sb3-distrl, resumed, and kept with their settings; most of it in this process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,22 +20,31 @@ from benchmark.suite import Run, Suite, names, respelled
 from benchmark.training import parts
 
 from tests.benchmark.suites import ENTRY, TRAINING, suite_file
+from tests.zoo.commands import train_here
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "scripts" / "benchmark"
 EVALUATION = dict(measure="evaluation", evaluations=2, episodes=3, seeds=[0], steps={"CartPole-v1": 600})
 
 
-def to_be_killed(folder):
-    """:return: fields of a suite with one run of Rainbow, which waits to be killed between its first two checkpoints"""
-    waits = {"tests.benchmark.suites.WaitToBeKilled": dict(step=700, reached=str(folder / "reached"))}
-    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "callback": [waits]}))
+def interrupted(folder, callback):
+    """:return: fields of a suite with one run of Rainbow, which a callback interrupts between its first two checkpoints"""
+    interrupts = {f"tests.benchmark.suites.{callback}": dict(step=700, reached=str(folder / "reached"))}
+    contenders = dict(Rainbow=dict(algo="rainbow", entry={**ENTRY, "callback": [interrupts]}))
     return dict(seeds=[0], steps={"CartPole-v1": 2000}, checkpoint=500, contenders=contenders)
 
 
 def run(folder, path, *options):
+    """Trainings run in this process, one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch)
+        run_in_processes(folder, path, "--processes", "1", *options)
+
+
+def run_in_processes(folder, path, *options):
     main([str(path), "--results", str(folder / "results"), "--runs", str(folder / "runs"), *options])
 
 
+@pytest.mark.slow
 def test_rows_of_training_are_those_of_the_monitor(tmp_path, capsys):
     path = suite_file(tmp_path, **TRAINING)
     run(tmp_path, path)
@@ -69,23 +79,30 @@ def test_rows_of_training_are_those_of_the_monitor(tmp_path, capsys):
     assert (tmp_path / "results" / "tiny.csv").stat().st_mtime_ns == before
 
 
-def test_rows_of_evaluation(tmp_path):
-    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
-    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """:return: a folder with the results of DQN in a suite with evaluations"""
+    folder = tmp_path_factory.mktemp("evaluated")
+    run(folder, suite_file(folder, **EVALUATION), "--algos", "DQN")
+    return folder
+
+
+def test_rows_of_evaluation(evaluated):
+    rows = pd.read_csv(evaluated / "results" / "tiny.csv")
     assert list(rows["step"]) == [300, 600]
     assert set(rows["episodes"]) == {3} and set(rows["algo"]) == {"DQN"}
 
 
-def test_rows_with_other_settings_are_not_mixed(tmp_path, capsys):
-    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
+def test_rows_with_other_settings_are_not_mixed(evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
     changed = dict(DQN=dict(algo="dqn", entry=ENTRY, changes=dict(gamma=0.9)))
     with pytest.raises(SystemExit):
         run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=changed))
     assert "rows of DQN on CartPole-v1 with other settings (gamma)" in capsys.readouterr().err
 
 
-def test_settings_in_another_spelling_are_the_same(tmp_path, capsys):
-    run(tmp_path, suite_file(tmp_path, **EVALUATION), "--algos", "DQN")
+def test_settings_in_another_spelling_are_the_same(evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
     contenders = dict(DQN=dict(algo="dqn", entry={**ENTRY, "policy_kwargs": "dict(net_arch=[ 8 ])"}))
     run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=contenders))
     assert "1 runs, 1 of them done" in capsys.readouterr().out
@@ -132,53 +149,53 @@ def folder_of_rainbow(folder):
     return folder / "runs" / "tiny" / "Rainbow" / "CartPole-v1" / "0"
 
 
-def kill_after_a_checkpoint(folder, path):
-    """
-    :param folder: for runs and results
-    :param path: of a suite named tiny, with the fields of :func:`to_be_killed`
-    :return: folder of the run that was killed
-    """
-    with started(folder, path) as process:
-        wait_for(process, (folder / "reached").exists)
-        os.killpg(process.pid, signal.SIGKILL)
-    return folder_of_rainbow(folder)
-
-
-@pytest.fixture
-def tests_are_importable(monkeypatch):
-    """In the processes of runs, whatever folder they are started from."""
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """In processes of its own, which find these tests, whatever folder they are started from."""
     path = [str(BENCHMARK.parents[1]), os.environ.get("PYTHONPATH")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
-
-
-@pytest.mark.usefixtures("tests_are_importable")
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    path = suite_file(tmp_path, **{**TRAINING, **to_be_killed(tmp_path)})
-    folder = kill_after_a_checkpoint(tmp_path, path)
+    path, folder = suite_file(tmp_path, **{**TRAINING, **interrupted(tmp_path, "WaitToBeKilled")}), folder_of_rainbow(tmp_path)
+    with started(tmp_path, path) as process:
+        wait_for(process, (tmp_path / "reached").exists)
+        os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "results" / "tiny.csv").exists()
+    run_in_processes(tmp_path, path)
+    check_second_part(folder, tmp_path / "results" / "tiny.csv")
 
-    run(tmp_path, path)
+
+def check_second_part(folder, table):
+    """:param folder: of a run of 2000 steps that was interrupted after its first checkpoint, and went on"""
     first, second = parts(folder)
     assert (first.start, second.start) == (0, 500)
-    rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
-    assert list(rows["step"]) == list(range(400, 2001, 400))
+    assert list(pd.read_csv(table)["step"]) == list(range(400, 2001, 400))
     (monitor,) = second.folder.glob("*monitor.csv")
     played = pd.read_csv(monitor, skiprows=1)["l"].sum()
     assert 2000 - second.start - 500 < played <= 2000 - second.start
     assert not (folder / "checkpoints").exists()
 
 
-@pytest.mark.usefixtures("tests_are_importable")
-def test_a_killed_run_is_evaluated_at_its_end(tmp_path):
-    path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **to_be_killed(tmp_path)})
-    folder = kill_after_a_checkpoint(tmp_path, path)
-
+@pytest.mark.slow
+def test_a_run_that_broke_off_goes_on_from_its_checkpoint(tmp_path):
+    path = suite_file(tmp_path, **{**TRAINING, **interrupted(tmp_path, "BreakOff")})
+    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+        run(tmp_path, path)
+    assert not (tmp_path / "results" / "tiny.csv").exists()
     run(tmp_path, path)
-    assert [part.start for part in parts(folder)] == [0, 500]
+    check_second_part(folder_of_rainbow(tmp_path), tmp_path / "results" / "tiny.csv")
+
+
+@pytest.mark.slow
+def test_a_run_that_broke_off_is_evaluated_at_its_end(tmp_path):
+    path = suite_file(tmp_path, **{**EVALUATION, "evaluations": 1, **interrupted(tmp_path, "BreakOff")})
+    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+        run(tmp_path, path)
+    run(tmp_path, path)
+    assert [part.start for part in parts(folder_of_rainbow(tmp_path))] == [0, 500]
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
     assert rows[["step", "episodes"]].to_numpy().tolist() == [[2000, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [TRAINING, {**EVALUATION, "evaluations": 1}], ids=["training", "evaluation"])
 def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
@@ -195,6 +212,7 @@ def test_a_run_killed_after_its_last_step_is_done(tmp_path, fields):
     assert [part.start for part in parts(folder)] == [0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     contenders = dict(Rainbow=dict(algo="rainbow", entry=ENTRY))
     path = suite_file(tmp_path, **{**TRAINING, "seeds": [0]}, contenders=contenders)
@@ -206,6 +224,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     assert [part.start for part in parts(checkpoints.parent)] == [0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_none(tmp_path):
     path = suite_file(tmp_path, **{**TRAINING, "steps": {"CartPole-v1": 2_000_000}})
     with started(tmp_path, path) as process:
@@ -216,10 +235,12 @@ def test_an_interrupted_run_is_none(tmp_path):
     assert not (tmp_path / "results" / "tiny.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path, capsys):
+    """Each in a process of its own."""
     contenders = {"Broken": dict(algo="rainbow", entry={**ENTRY, "gamma": 7}), "DQN": dict(algo="dqn", entry=ENTRY)}
     with pytest.raises(SystemExit, match="1 of 2 runs failed"):
-        run(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=contenders))
+        run_in_processes(tmp_path, suite_file(tmp_path, **EVALUATION, contenders=contenders))
     assert "gamma=7" in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "results" / "tiny.csv")["algo"]) == {"DQN"}
 

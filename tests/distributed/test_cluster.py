@@ -17,6 +17,8 @@ from sb3_distrl.distributed import ApeXRainbow
 
 pytest.importorskip("ray")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 HEAD = """

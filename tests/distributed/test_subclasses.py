@@ -174,6 +174,7 @@ print(model.replay_buffer.max_priority)
 """
 
 
+@pytest.mark.slow
 def test_a_class_of_main():
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", IN_MAIN], capture_output=True, text=True)
     assert run.stdout == "7.000001\n", run.stderr

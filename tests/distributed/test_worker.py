@@ -18,6 +18,7 @@ from sb3_distrl.distributed import ApeXIQN
 from sb3_distrl.distributed.envs import ActorEnvs, make_envs
 from sb3_distrl.distributed.worker import RolloutWorker, epsilon_ladder
 from tests.common.envs import KINDS, POLICIES, make_env
+from tests.distributed.envs import MESSAGE, misbehaving
 from tests.distributed.models import CLASSES, make_model, spec_of
 
 
@@ -216,3 +217,19 @@ def test_episodes_are_told_of_with_their_step():
     assert len(ends) > 4 and {(episode.step, episode.env) for episode in report.episodes} == ends
     lengths = sum(episode.info["episode"]["l"] for episode in report.episodes)
     assert lengths <= 200 and report.first
+
+
+@pytest.mark.parametrize(
+    "what, says",
+    [
+        ("exception", MESSAGE),
+        ("nan reward", "reward=nan is not finite"),
+        ("nan obs", "obs=nan is not finite"),
+        ("wrong shape", "shape"),
+    ],
+)
+def test_an_environment_that_fails_is_an_exception_of_its_actor(what, says, tmp_path):
+    """Which a collector replaces (test_ray.py), whatever the exception is."""
+    model = make_model(env=misbehaving(what, tmp_path, after=5))
+    with pytest.raises((ConnectionResetError, ValueError), match=says):
+        RolloutWorker(spec_of(model), 0).collect(None)

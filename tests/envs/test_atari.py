@@ -29,10 +29,15 @@ COMPARED: dict[str, tuple[str, dict[str, Any], int, float]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMPARED)
+LONG = ("breakout", "pong")  # 2000 steps instead of 600
+QUICK = ("v5", "time limit")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in COMPARED]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_plays_as_sb3_does(name: str, tmp_path) -> None:
     env_id, kwargs, greatest, share = COMPARED[name]
-    n_steps = 2000 if name in ("breakout", "pong") else 600
+    n_steps = 2000 if name in LONG else 600
     theirs = sb3(env_id, n_envs=2, monitor_dir=str(tmp_path / "sb3"), **kwargs)
     ours = AtariVecEnv(env_id, n_envs=2, seed=0, noop_max=0, monitor_dir=str(tmp_path / "ours"), **kwargs)
     assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
@@ -133,6 +138,7 @@ def test_terminal_observations_are_not_the_first_of_the_next() -> None:
     assert n_ends > 20
 
 
+@pytest.mark.slow
 def test_a_game_that_ends_in_the_opening_is_followed_by_another() -> None:
     """With 150 frames per step a last life is often lost while FIRE is pressed."""
     env = AtariVecEnv(BREAKOUT, noop_max=0, frame_skip=150)
@@ -191,11 +197,11 @@ def test_games_without_fire_begin_at_once_and_the_others_after_two_steps() -> No
     ("env_id", "kwargs", "sticky"),
     [
         (BREAKOUT, {}, False),
-        ("BreakoutNoFrameskip-v0", {}, True),
+        pytest.param("BreakoutNoFrameskip-v0", {}, True, marks=pytest.mark.slow),
         ("ALE/Breakout-v5", {}, True),
-        ("ALE/Breakout-v5", dict(env_kwargs=dict(repeat_action_probability=0.0)), False),
+        pytest.param("ALE/Breakout-v5", dict(env_kwargs=dict(repeat_action_probability=0.0)), False, marks=pytest.mark.slow),
         (BREAKOUT, dict(action_repeat_probability=0.25), True),
-        (BREAKOUT, dict(env_kwargs=dict(repeat_action_probability=0.25)), True),
+        pytest.param(BREAKOUT, dict(env_kwargs=dict(repeat_action_probability=0.25)), True, marks=pytest.mark.slow),
     ],
 )
 def test_sticky_actions_and_seeds(env_id: str, kwargs: dict[str, Any], sticky: bool) -> None:

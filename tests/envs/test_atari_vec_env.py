@@ -102,7 +102,7 @@ def test_evaluation_is_that_of_sb3() -> None:
 @pytest.mark.parametrize("algo", [Rainbow, DQN])
 def test_training(algo: type) -> None:
     env = AtariVecEnv(BREAKOUT, n_envs=4, seed=0)
-    settings: dict[str, Any] = dict(buffer_size=800, learning_starts=200, batch_size=8, train_freq=8)
+    settings: dict[str, Any] = dict(buffer_size=800, learning_starts=200, batch_size=8, train_freq=40)
     model = algo("CnnPolicy", env, seed=0, device="cpu", **settings)
     assert model.get_env() is env  # SB3 takes its observations for channel-first images
     model.learn(1000)

@@ -75,6 +75,7 @@ def test_sticky_actions_and_ramping_are_arguments():
     assert env.unwrapped.game.env.ramping is False
 
 
+@pytest.mark.slow
 def test_subprocesses_and_pictures(tmp_path):
     spec = gymnasium.spec("MinAtar/Breakout-v1")  # as in rl-zoo3, since other processes do not know the id
     env = make_vec_env(lambda: spec.make(render_mode="rgb_array"), n_envs=2, vec_env_cls=SubprocVecEnv)

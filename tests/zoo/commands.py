@@ -1,21 +1,35 @@
 """
-Runs of the command ``sb3-distrl`` as a user has them: in a process and folder of its own.
+Runs of the command ``sb3-distrl``, in this process, which is quick, or as a user has them: in a process of its own.
 
-With SB3_DISTRL_PYTHON, the path of a Python, what is installed there is tested instead of the checkout.
+With SB3_DISTRL_PYTHON, the path of a Python, what is installed there runs in these processes instead of the checkout.
 """
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import huggingface_sb3
 import psutil
+import pytest
+import rl_zoo3.enjoy
+import rl_zoo3.train
+from huggingface_hub import repocard
+from matplotlib import pyplot as plt
+
+from sb3_distrl.zoo import cli, register
+
+register()
 
 PYTHON = os.environ.get("SB3_DISTRL_PYTHON", sys.executable)
 SCRIPT = str(Path(PYTHON).with_name("sb3-distrl"))
@@ -63,14 +77,97 @@ def sb3_distrl(folder: Path, *arguments: str, code: int = 0, script: bool = Fals
     return result.stdout + result.stderr
 
 
+@contextmanager
+def undone() -> Iterator[pytest.MonkeyPatch]:
+    """What commands change in other modules, and leave to the end of their process, is changed back."""
+    algorithms = dict(rl_zoo3.ALGOS)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", os.environ["PATH"])
+            for module in (rl_zoo3.train, rl_zoo3.enjoy):
+                patch.setattr(module, "argparse", argparse)
+            for owner, name in (
+                (subprocess, "call"),
+                (plt, "show"),
+                (huggingface_sb3, "load_from_hub"),
+                (repocard, "metadata_save"),
+            ):
+                patch.setattr(owner, name, getattr(owner, name))
+            yield patch
+    finally:
+        rl_zoo3.ALGOS.update(algorithms)
+
+
+def print_warning(*args: Any) -> None:
+    """As Python does where nobody asks for anything else; pytest collects warnings, and makes errors of some."""
+    print(warnings.formatwarning(*args[:4]), file=sys.stderr)
+
+
+def run_here(folder: Path, *arguments: str) -> tuple[str, int]:
+    """
+    :param folder: to run in
+    :param arguments: of the command line, which runs in this process
+    :return: what was printed, errors at the end, and the exit status
+    """
+    output, errors, status = StringIO(), StringIO(), 0
+    plt.switch_backend("agg")
+    with undone() as patch, redirect_stdout(output), redirect_stderr(errors), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr(warnings, "showwarning", print_warning)
+        patch.chdir(folder)
+        for name in ("argv", "orig_argv"):
+            patch.setattr(sys, name, ["sb3-distrl", *arguments])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        finally:
+            plt.close("all")
+    return output.getvalue() + errors.getvalue(), status
+
+
+def in_process(folder: Path, *arguments: str, code: int = 0) -> str:
+    """
+    :param folder: to run in
+    :param arguments: of the command line, which runs in this process
+    :param code: exit status that is expected
+    :return: what was printed, errors at the end
+    """
+    printed, status = run_here(folder, *arguments)
+    assert status == code, f"{arguments} ended with {status}:\n{printed}"
+    return printed
+
+
+def train_here(patch: pytest.MonkeyPatch) -> None:
+    """
+    Have scripts that start sb3-distrl by ``subprocess.run`` run it in this process, one at a time.
+
+    :param patch: until it is undone
+    """
+
+    in_a_process = subprocess.run
+
+    def run(command: list[str], stdout: Any = None, check: bool = False, **kwargs: Any) -> subprocess.CompletedProcess:
+        if command[:3] != [sys.executable, "-m", "sb3_distrl.zoo"]:
+            return in_a_process(command, stdout=stdout, check=check, **kwargs)
+        printed, status = run_here(Path.cwd(), *command[3:])
+        if hasattr(stdout, "write"):
+            stdout.write(printed)
+        assert not (check and status), printed
+        return subprocess.CompletedProcess(command, status)
+
+    patch.setattr(subprocess, "run", run)
+
+
 def mistake(folder: Path, *arguments: str, **variables: str) -> str:
     """
     :param folder: to run in
     :param arguments: of a command line with a mistake
-    :param variables: of the environment
+    :param variables: of the environment, with which it needs a process of its own
     :return: the line that says what is wrong
     """
-    printed = sb3_distrl(folder, *arguments, code=2, **variables)
+    run = sb3_distrl if variables else in_process
+    printed = run(folder, *arguments, code=2, **variables)
     assert "Traceback" not in printed, printed
     line = printed.strip().splitlines()[-1]
     assert line.startswith("sb3-distrl"), printed

@@ -1,11 +1,14 @@
 """``sb3-distrl`` with other environments and algorithms: Atari, MinAtar, and those that rl-zoo3 has by itself."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from tests.zoo.commands import python, saved, sb3_distrl
+from sb3_distrl import QRDQN, Rainbow
+from tests.zoo.commands import in_process, saved
 
 NO_EVALUATION = ("--eval-freq", "-1")
 SMALL = ("learning_starts:100", "buffer_size:400")
@@ -29,14 +32,14 @@ def enjoy(folder: Path, algo: str, env: str, n: int = 50) -> str:
     :param n: steps
     :return: what was printed
     """
-    return sb3_distrl(folder, "enjoy", "--algo", algo, "--env", env, "-f", "logs", "--no-render", "-n", str(n))
+    return in_process(folder, "enjoy", "--algo", algo, "--env", env, "-f", "logs", "--no-render", "-n", str(n))
 
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_algorithms_of_rl_zoo3(tmp_path: Path, algo: str) -> None:
     params = ("n_envs:2", "n_steps:32") if algo == "ppo" else ("learning_starts:100", "gradient_steps:2")
     options = ("-n", "200", "--eval-freq", "100", "--eval-episodes", "1", "-params", *params)
-    sb3_distrl(tmp_path, "train", "--algo", algo, "--env", "CartPole-v1", *options)
+    in_process(tmp_path, "train", "--algo", algo, "--env", "CartPole-v1", *options)
     model = saved(run_of(tmp_path, algo, "CartPole-v1") / "CartPole-v1.zip")
     assert not model["policy_class"]["__module__"].startswith("sb3_distrl")
     assert "Mean reward" in enjoy(tmp_path, algo, "CartPole-v1", 600)
@@ -54,35 +57,54 @@ def test_qrdqn_is_this_librarys(tmp_path: Path) -> None:
         "prioritized:True",
         "n_steps:2",
     )
-    sb3_distrl(tmp_path, "train", "--algo", "qrdqn", "--env", "CartPole-v1", *options)
+    in_process(tmp_path, "train", "--algo", "qrdqn", "--env", "CartPole-v1", *options)
     file = run_of(tmp_path, "qrdqn", "CartPole-v1") / "CartPole-v1.zip"
     model = saved(file)
     assert model["n_steps"] == 2 and model["prioritized"]  # sb3-contrib's has neither
     assert "Mean reward" in enjoy(tmp_path, "qrdqn", "CartPole-v1", 600)
-    assert python(f"from sb3_distrl import QRDQN; print(QRDQN.load({str(file)!r}).num_timesteps)", tmp_path) == "300"
+    assert QRDQN.load(file).num_timesteps == 300
 
 
 def test_minatar(tmp_path: Path) -> None:
     options = ("-n", "200", "--eval-freq", "100", "--eval-episodes", "1", "-params", *SMALL)
-    sb3_distrl(tmp_path, "train", "--algo", "iqn", "--env", "MinAtar/Breakout-v1", *options)
+    in_process(tmp_path, "train", "--algo", "iqn", "--env", "MinAtar/Breakout-v1", *options)
     assert (run_of(tmp_path, "iqn", "MinAtar-Breakout-v1") / "best_model.zip").is_file()
     assert "Mean reward" in enjoy(tmp_path, "iqn", "MinAtar/Breakout-v1", 300)
 
 
+@pytest.mark.slow
 def test_minatar_in_processes(tmp_path: Path) -> None:
     options = ("-n", "200", *NO_EVALUATION, "--vec-env", "subproc", "-params", "n_envs:2", *SMALL)
-    sb3_distrl(tmp_path, "train", "--algo", "rainbow", "--env", "MinAtar/Breakout-v1", *options)
+    in_process(tmp_path, "train", "--algo", "rainbow", "--env", "MinAtar/Breakout-v1", *options)
     run = run_of(tmp_path, "rainbow", "MinAtar-Breakout-v1")
     assert {path.name for path in run.glob("*.monitor.csv")} == {"0.monitor.csv", "1.monitor.csv"}
     record = ("record_video", "--algo", "rainbow", "--env", "MinAtar/Breakout-v1", "-f", "logs", "-n", "20", "--n-envs", "2")
-    sb3_distrl(tmp_path, *record)
+    in_process(tmp_path, *record)
     assert len(list((run / "videos").glob("*.mp4"))) == 1
 
 
-@pytest.mark.parametrize("env", ["ALE/Pong-v5", "PongNoFrameskip-v4"])
-def test_atari(tmp_path: Path, env: str) -> None:
-    options = ("-n", "160", *NO_EVALUATION, "--vec-env", "subproc", "-params", "n_envs:2", "train_freq:20", *SMALL)
-    printed = sb3_distrl(tmp_path, "train", "--algo", "rainbow", "--env", env, *options)
+def size(thing: Any, seen: set[int], depth: int = 0) -> int:
+    """:return: bytes of the arrays in an object of SB3 or this library"""
+    if id(thing) in seen or depth > 6:
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes if any(thing.strides) else 0  # zeros that take no memory
+    if isinstance(thing, (list, tuple)):
+        return sum(size(item, seen, depth + 1) for item in thing)
+    if isinstance(thing, dict):
+        return sum(size(item, seen, depth + 1) for item in thing.values())
+    if type(thing).__module__.startswith(("sb3_distrl", "stable_baselines3")):
+        return size(vars(thing), seen, depth + 1) if hasattr(thing, "__dict__") else 0
+    return 0
+
+
+@pytest.mark.parametrize(
+    "env, vec_env", [("ALE/Pong-v5", "dummy"), pytest.param("PongNoFrameskip-v4", "subproc", marks=pytest.mark.slow)]
+)
+def test_atari(tmp_path: Path, env: str, vec_env: str) -> None:
+    options = ("-n", "160", *NO_EVALUATION, "--vec-env", vec_env, "-params", "n_envs:2", "train_freq:20", *SMALL)
+    printed = in_process(tmp_path, "train", "--algo", "rainbow", "--env", env, *options)
     name = env.replace("/", "-")
     run = run_of(tmp_path, "rainbow", name)
     config = yaml.safe_load((run / name / "config.yml").read_text())
@@ -92,26 +114,6 @@ def test_atari(tmp_path: Path, env: str) -> None:
     assert ("frameskip=1" in printed) == env.startswith("ALE/")
     assert "Stacking 4 frames" in enjoy(tmp_path, "rainbow", env)
     # What enjoy loads would have room for a million transitions, and takes none
-    code = f"""
-import numpy as np
-from sb3_distrl import Rainbow
-model = Rainbow.load({str(run / (name + ".zip"))!r}, buffer_size=1_000_000)
-
-def arrays(thing, seen, depth=0):
-    if id(thing) in seen or depth > 6:
-        return 0
-    seen.add(id(thing))
-    if isinstance(thing, np.ndarray):
-        return thing.nbytes if any(thing.strides) else 0  # zeros that take no memory
-    if isinstance(thing, (list, tuple)):
-        return sum(arrays(item, seen, depth + 1) for item in thing)
-    if isinstance(thing, dict):
-        return sum(arrays(item, seen, depth + 1) for item in thing.values())
-    if type(thing).__module__.startswith(("sb3_distrl", "stable_baselines3")):
-        return arrays(vars(thing), seen, depth + 1) if hasattr(thing, "__dict__") else 0
-    return 0
-
-assert model.buffer_size == 1_000_000
-print(arrays(model.replay_buffer, set()))
-"""
-    assert int(python(code, tmp_path)) < 10_000_000
+    model = Rainbow.load(run / f"{name}.zip", buffer_size=1_000_000)
+    assert model.buffer_size == 1_000_000
+    assert size(model.replay_buffer, set()) < 10_000_000

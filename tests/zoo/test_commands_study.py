@@ -4,10 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from tests.zoo.commands import TIMEOUT, Running, mistake, python, saved, sb3_distrl
+from tests.zoo.commands import TIMEOUT, Running, in_process, mistake, saved
 
 AGENT = ("--algo", "rainbow", "--env", "CartPole-v1")
 PARAMS = ("-params", "learning_starts:100", "buffer_size:10000", "train_freq:20")
@@ -15,43 +18,20 @@ TUNE = ("train", *AGENT, "-optimize", "-n", "200", "--n-evaluations", "2", "--ev
 STORAGE = ("--storage", "studies/trials.log", "--study-name", "shared")
 
 
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """:return: those of the study in a working directory"""
+    storage = JournalStorage(JournalFileBackend(str(folder / "studies/trials.log")))
+    return optuna.load_study(study_name="shared", storage=storage).trials
+
+
 def count(folder: Path) -> list[int]:
-    """
-    :param folder: working directory
-    :return: number of all trials, and of those that were completed or pruned
-    """
-    code = """
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-trials = optuna.load_study(study_name="shared", storage=JournalStorage(JournalFileBackend("studies/trials.log"))).trials
-print(len(trials), sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials))
-"""
-    return [int(number) for number in python(code, folder).splitlines()[-1].split()]
+    """:return: number of all trials of the study in a working directory, and of those that were completed or pruned"""
+    found = trials(folder)
+    return [len(found), sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in found)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """:return: working directory with a study that two processes did together"""
-    path = tmp_path_factory.mktemp("study")
-    workers = []
-    for i in range(2):
-        (path / str(i)).mkdir()
-        arguments = ("--storage", str(path / "studies/trials.log"), "--study-name", "shared", "--max-total-trials", "4")
-        workers.append(Running(path / str(i), *TUNE, *arguments, "-f", str(path / "logs"), "--seed", "1", *PARAMS))
-    try:
-        for worker in workers:
-            assert worker.process.wait(TIMEOUT) == 0, worker.printed
-            assert "To train with the best: sb3-distrl train" in worker.printed
-    finally:
-        for worker in workers:
-            worker.close()
-    return path
-
-
-def test_two_processes_share_a_study(folder: Path) -> None:
-    number, done = count(folder)
-    assert 4 <= number == done <= 5  # one more where both decide at the same moment
+def check_report(folder: Path) -> None:
+    """:param folder: working directory whose study has left a report with plots"""
     stem = folder / "logs" / "rainbow" / "report_CartPole-v1_shared"
     report = stem.with_suffix(".md").read_text()
     assert "# Study shared: rainbow on CartPole-v1" in report and "| trial | score |" in report
@@ -59,21 +39,53 @@ def test_two_processes_share_a_study(folder: Path) -> None:
         assert "plotly.min.js" in stem.with_name(f"{stem.name}_{name}.html").read_text()
     assert (stem.parent / "plotly.min.js").is_file()
     assert list(stem.parent.glob("report_CartPole-v1_*.csv"))  # rl-zoo3's own
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """:return: working directory with a study, and what it printed"""
+    path = tmp_path_factory.mktemp("study")
+    return path, in_process(path, *TUNE, *STORAGE, "--max-total-trials", "3", "--seed", "1", *PARAMS)
+
+
+@pytest.fixture
+def folder(study: tuple[Path, str]) -> Path:
+    """:return: working directory with a study"""
+    return study[0]
+
+
+def test_a_study_leaves_a_report(folder: Path) -> None:
+    check_report(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    workers = []
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+        arguments = ("--storage", str(tmp_path / "studies/trials.log"), "--study-name", "shared", "--max-total-trials", "4")
+        workers.append(Running(tmp_path / str(i), *TUNE, *arguments, "-f", str(tmp_path / "logs"), "--seed", "1", *PARAMS))
+    try:
+        for worker in workers:
+            assert worker.process.wait(TIMEOUT) == 0, worker.printed
+            assert "To train with the best: sb3-distrl train" in worker.printed
+    finally:
+        for worker in workers:
+            worker.close()
+    number, done = count(tmp_path)
+    assert 4 <= number == done <= 5  # one more where both decide at the same moment
+    check_report(tmp_path)
     # Processes with one seed do not propose the same trials
-    code = "import optuna, optuna.storages.journal as j; s = optuna.storages.JournalStorage(j.JournalFileBackend("
-    code += (
-        "'studies/trials.log')); print(len({str(t.params) for t in optuna.load_study(study_name='shared', storage=s).trials}))"
-    )
-    assert int(python(code, folder)) == number
+    assert len({str(trial.params) for trial in trials(tmp_path)}) == number
 
 
-def test_train_with_the_best_as_printed(folder: Path) -> None:
-    printed = (folder / "0" / "printed.txt").read_text()
+def test_train_with_the_best_as_printed(study: tuple[Path, str]) -> None:
+    folder, printed = study
     line = next(line for line in printed.splitlines() if line.startswith("To train with the best: "))
     command, *arguments = shlex.split(line.partition(": ")[2])
     assert command == "sb3-distrl"
-    sb3_distrl(folder, *arguments, "-n", "200", "--eval-freq", "-1", "-f", "best", script=True)
-    entry = yaml.safe_load(Path(arguments[arguments.index("--conf-file") + 1]).read_text())["CartPole-v1"]
+    in_process(folder, *arguments, "-n", "200", "--eval-freq", "-1", "-f", "best")
+    entry = yaml.safe_load((folder / arguments[arguments.index("--conf-file") + 1]).read_text())["CartPole-v1"]
     assert entry["n_timesteps"] == 200 and entry["learning_starts"] == 100
     model = saved(folder / "best" / "rainbow" / "CartPole-v1_1" / "CartPole-v1.zip")
     for name in ("n_steps", "batch_size", "gamma", "replay_ratio", "target_update_interval"):
@@ -87,16 +99,16 @@ def test_train_with_the_best_as_printed(folder: Path) -> None:
 
 def test_train_with_the_first_trial(folder: Path) -> None:
     train = ("train", *AGENT, *STORAGE, "-n", "150", "--eval-freq", "-1", "-f", "first")
-    assert "Loading trial 0 of study shared" in sb3_distrl(folder, *train, "--trial-id", "0", *PARAMS)
+    assert "Loading trial 0 of study shared" in in_process(folder, *train, "--trial-id", "0", *PARAMS)
     assert saved(folder / "first" / "rainbow" / "CartPole-v1_1" / "CartPole-v1.zip")["num_timesteps"] >= 150
     assert "trial_id=99 is no trial with parameters of study shared" in mistake(folder, *train, "--trial-id", "99", *PARAMS)
 
 
 def test_a_study_goes_on(folder: Path) -> None:
     before, _ = count(folder)
-    sb3_distrl(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--seed", "1", "--no-optim-plots", *PARAMS)
+    in_process(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--seed", "1", "--no-optim-plots", *PARAMS)
     assert count(folder) == [before + 1, before + 1]
-    sb3_distrl(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--no-optim-plots", *PARAMS)  # all done
+    in_process(folder, *TUNE, *STORAGE, "--max-total-trials", str(before + 1), "--no-optim-plots", *PARAMS)  # all done
     assert count(folder) == [before + 1, before + 1]
     report = (folder / "logs" / "rainbow" / "report_CartPole-v1_shared.md").read_text()
     counts = next(line for line in report.splitlines() if " trials of 200 steps" in line).partition(" trials of ")[0]
@@ -105,20 +117,21 @@ def test_a_study_goes_on(folder: Path) -> None:
 
 def test_database(tmp_path: Path) -> None:
     storage = ("--storage", "sqlite:///trials.db", "--study-name", "lite", "--n-trials", "1", "--no-optim-plots")
-    sb3_distrl(tmp_path, *TUNE, *storage, *PARAMS)
+    in_process(tmp_path, *TUNE, *storage, *PARAMS)
     assert (tmp_path / "trials.db").is_file()
     assert (tmp_path / "logs" / "rainbow" / "report_CartPole-v1_lite.yml").is_file()
     train = ("train", *AGENT, *storage[:4], "--trial-id", "0", "-n", "150", "--eval-freq", "-1", *PARAMS)
-    assert "Loading trial 0" in sb3_distrl(tmp_path, *train)
+    assert "Loading trial 0" in in_process(tmp_path, *train)
 
 
 def test_in_memory_with_seeds(tmp_path: Path) -> None:
-    printed = sb3_distrl(tmp_path, *TUNE, "--n-trials", "2", "--n-seeds", "2", "--pruner", "none", "--seed", "5", *PARAMS)
+    printed = in_process(tmp_path, *TUNE, "--n-trials", "2", "--n-seeds", "2", "--pruner", "none", "--seed", "5", *PARAMS)
     assert "seeds: [5, 6]" in printed
     reports = list((tmp_path / "logs" / "rainbow").glob("report_CartPole-v1_*.md"))
     assert len(reports) == 1 and "mean over 2 seeds" in reports[0].read_text()
 
 
+@pytest.mark.slow
 def test_interrupted_study_reports(tmp_path: Path) -> None:
     command = Running(tmp_path, *TUNE, "--n-trials", "1000", "--no-optim-plots", *PARAMS)
     try:
@@ -133,6 +146,6 @@ def test_interrupted_study_reports(tmp_path: Path) -> None:
 
 def test_study_without_a_good_trial(tmp_path: Path) -> None:
     wrong = ("--n-trials", "2", "-params", "learning_starts:100", "policy_kwargs:dict(v_min=5.0,v_max=1.0)")
-    printed = sb3_distrl(tmp_path, *TUNE, *wrong, code=2)
+    printed = in_process(tmp_path, *TUNE, *wrong, code=2)
     assert "v_min=5.0 must be less than v_max=1.0" in printed
     assert printed.splitlines()[-1].startswith("sb3-distrl: error: ")

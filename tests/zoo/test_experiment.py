@@ -576,16 +576,15 @@ def test_samplers_know_the_policy(command: Command, config: Config) -> None:
 STUDY = [*TUNING, "--n-trials", "3", "--no-optim-plots", "--pruner", "none", "--n-startup-trials", "2"]
 
 
-@pytest.mark.parametrize(("algo", "n_seeds"), [("rainbow", 1), ("iqn", 2), ("dqn", 1)])
-def test_the_same_seed_gives_the_same_study(algo: str, n_seeds: int, command: Command) -> None:
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_study(command: Command) -> None:
     studies = []
     for seed in ("5", "5", "6"):
         th.rand(3)  # whatever came before
-        command.train(algo, *STUDY, "--n-seeds", str(n_seeds), "--seed", seed, **QUICK)
+        command.train("iqn", *STUDY, "--n-seeds", "2", "--seed", seed, **QUICK)
         studies.append([(trial.params, trial.intermediate_values) for trial in command.experiment.study.trials])
-        assert [trial.user_attrs["seeds"] for trial in command.experiment.study.trials] == [
-            [int(seed) + i for i in range(n_seeds)]
-        ] * 3
+        seeds = [trial.user_attrs["seeds"] for trial in command.experiment.study.trials]
+        assert seeds == [[int(seed), int(seed) + 1]] * 3
     assert studies[0] == studies[1] != studies[2]
 
 

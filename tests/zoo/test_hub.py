@@ -16,6 +16,8 @@ import yaml
 
 from tests.zoo.commands import saved, sb3_distrl
 
+pytestmark = pytest.mark.slow
+
 AGENT = ("--algo", "iqn", "--env", "CartPole-v1")
 
 

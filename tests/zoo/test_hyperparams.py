@@ -28,6 +28,15 @@ EXPECTED = {"default", "atari", "atari-8-envs", "atari-100k", "minatar"} | {
     f"{name}" for name in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3")
 }
 
+TRAINED = 16  # transitions after learning_starts; gradient steps of Atari's networks are what takes time
+
+
+def cases(algorithms):
+    """:return: an algorithm and one of its entries each; contributors run those that take a second"""
+    quick = ("CartPole-v1", "minatar")
+    pairs = [(algo, entry) for algo in algorithms for entry in ENTRIES[algo]]
+    return [pytest.param(*pair, marks=() if pair[1] in quick else pytest.mark.slow) for pair in pairs]
+
 
 def train(monkeypatch, folder, *arguments):
     monkeypatch.chdir(folder)
@@ -40,13 +49,13 @@ def test_entries_are_there(algo):
     assert ENTRIES[algo].keys() >= EXPECTED
 
 
-@pytest.mark.parametrize(("algo", "entry"), [(algo, entry) for algo in ALGORITHMS for entry in ENTRIES[algo]])
+@pytest.mark.parametrize(("algo", "entry"), cases(ALGORITHMS))
 def test_entry_trains(algo, entry, tmp_path, monkeypatch):
     """With a small replay, and in the first steps, as it stands; batches are small only where there are hundreds of them."""
     settings = ENTRIES[algo][entry]
     train_freq, n_envs = settings["train_freq"], settings.get("n_envs", 1)
-    steps = max(240, 2 * train_freq)
-    overrides = ["buffer_size:2000", f"learning_starts:{max(steps - 40, train_freq)}"]
+    steps = max(80, 2 * train_freq)
+    overrides = ["buffer_size:2000", f"learning_starts:{max(steps - TRAINED, train_freq)}"]
     if train_freq > 100:
         overrides.append("batch_size:16")
     env_id = NAMED.get(entry, entry)
@@ -62,25 +71,26 @@ def test_entry_trains(algo, entry, tmp_path, monkeypatch):
     if settings["policy"] == "CnnPolicy":
         features = {"atari-100k": DataEfficientConv, "minatar": MinAtarConv}.get(entry)
         assert features is None or model.policy.features_extractor_class is features
-    if "replay_ratio" in settings:  # 8 environments: 40 transitions after learning_starts, a gradient step for each 4
-        assert model._n_updates == pytest.approx(40 * settings["replay_ratio"], abs=n_envs * settings["replay_ratio"])
+    if "replay_ratio" in settings:  # 8 environments: 16 transitions after learning_starts, a gradient step for each 4
+        assert model._n_updates == pytest.approx(TRAINED * settings["replay_ratio"], abs=n_envs * settings["replay_ratio"])
 
 
-@pytest.mark.parametrize(("algo", "entry"), [(algo, entry) for algo in WITH_ACTORS for entry in ENTRIES[algo]])
+@pytest.mark.parametrize(("algo", "entry"), cases(WITH_ACTORS))
 def test_entry_trains_with_actors(algo, entry, tmp_path, monkeypatch):
-    """In this process; with Ray, see test_actors.py. As above, gradient steps are for the last 40 transitions or so."""
+    """In this process; with Ray, see test_actors.py. As above, gradient steps are for the last transitions."""
     settings = ENTRIES[algo][entry]
     env_id = NAMED.get(entry, entry)
     n_envs = settings["n_actors"] * settings.get("n_envs", 1)
-    trained = math.ceil(40 / n_envs) * n_envs  # transitions
-    overrides = ["buffer_size:8000", f"learning_starts:{40 * n_envs - trained}", "block_steps:10", "collector:'local'"]
-    arguments = ["--algo", algo, "--env", env_id, "-n", str(40 * n_envs), "-params", *overrides]
+    trained = math.ceil(TRAINED / n_envs) * n_envs  # transitions
+    steps = (5 * math.ceil(trained / n_envs / 5) + 5) * n_envs
+    overrides = ["buffer_size:8000", f"learning_starts:{steps - trained}", "block_steps:5", "collector:'local'"]
+    arguments = ["--algo", algo, "--env", env_id, "-n", str(steps), "-params", *overrides]
     if entry in NAMED:
         arguments += ["--entry", entry]
     train(monkeypatch, tmp_path, *arguments)
     (path,) = Path("logs", algo).glob(f"*/{env_id.replace('/', '-')}.zip")
     model = WITH_ACTORS[algo].load(path)
-    assert model.num_timesteps == 40 * n_envs and model.n_envs == n_envs and model.prioritized
+    assert model.num_timesteps == steps and model.n_envs == n_envs and model.prioritized
     assert model._n_updates == pytest.approx(trained * settings["replay_ratio"], abs=1)
 
 

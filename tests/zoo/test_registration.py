@@ -108,6 +108,7 @@ TRAIN = ["--algo", "rainbow", "--env", "CartPole-v1", "-n", "300", *ALWAYS, "-pa
 PLAY = ["--algo", "rainbow", "--env", "CartPole-v1", "-f", "logs", "--no-render", "-n", "20"]
 
 
+@pytest.mark.slow
 def test_custom_envs_is_enough_for_rl_zoo3s_own_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which some import the module of experiments first, so that it is registered in the middle of its import."""
     monkeypatch.chdir(tmp_path)
@@ -142,6 +143,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "explicit"),
     [

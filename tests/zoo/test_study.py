@@ -211,6 +211,7 @@ for i in range(100):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="files that are open cannot be replaced there")
 def test_files_are_whole_at_any_moment(tmp_path: Path) -> None:
     path = tmp_path / "report.md"
