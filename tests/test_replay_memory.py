@@ -12,7 +12,7 @@ import sb3_contrib
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from sb3_distrl import QRDQN, Rainbow
+from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import WholeStorage
