@@ -15,9 +15,9 @@ LINT_PATHS = sb3_distrl tests scripts docs
 help:
 	@echo "make demo               train Rainbow on CartPole-v1 with sb3-distrl, evaluate, draw the learning curve"
 	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
-	@echo "make test               run the tests of each change, within 6 minutes on two cores"
-	@echo "make test-slow          run the rest: what torch.compile, ONNX, processes, long training and the like need"
-	@echo "make test-all           run all tests, within 15 minutes"
+	@echo "make test               run the quick tests, within 6 minutes on two cores"
+	@echo "make test-slow          run the other ones: torch.compile, ONNX, processes, long training"
+	@echo "make test-all           run both, within 15 minutes"
 	@echo "make lint type format check        ruff and import-linter, mypy, reformat, all checks without changing files"
 	@echo "make docs               build the API documentation into build/docs"
 	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
