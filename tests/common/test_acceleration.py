@@ -58,8 +58,8 @@ def test_bf16_loss_is_that_of_float32(name: str, kind: str) -> None:
     model.learn(60)  # random actions
     model._gradient_step(model._sample(32))
     float32, bf16 = [], []
-    for _ in range(20):
-        batch = model._sample(64)
+    for _ in range(10):
+        batch = model._sample(32)
         for precision, losses in (("float32", float32), ("bf16", bf16)):
             model.precision = precision
             loss = loss_of(model, batch)
