@@ -24,8 +24,8 @@ from tests.common.envs import CountingEnv, vec_env
 from tests.common.settings import SETTINGS, make, snapshot
 
 ALGORITHMS = [Rainbow, IQN, QRDQN]
-# Without noise and drawn fractions, so that compiled and eager passes see the same
-WITHOUT_DRAWS = ["Double DQN", "C51", "QRDQN with all"]
+# Without noise and drawn fractions, so that compiled and eager passes see the same; cpw is inverted numerically
+COMPILED = [("Double DQN", "bf16", "mean"), ("C51", "float32", "mean"), ("QRDQN with all", "float32", "cpw")]
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,6 @@ def gradients(model: Any) -> list[th.Tensor]:
     return [parameter.grad.clone() for parameter in model.q_net.parameters()]
 
 
-COMPILED = [(name, "float32", "mean") for name in WITHOUT_DRAWS]
-COMPILED += [("C51", "bf16", "mean"), ("QRDQN", "float32", "cpw")]  # cpw is inverted numerically
-
-
 @needs_compiler
 @pytest.mark.parametrize(("name", "precision", "risk"), COMPILED)
 def test_compiled_loss_is_the_loss(name: str, precision: str, risk: str) -> None:
@@ -180,6 +176,7 @@ import torch
 import torch._dynamo.utils as dynamo
 from tests.common.settings import make
 from sb3_distrl import QRDQN, Rainbow
+torch.compiler.set_stance(force_backend="eager")  # which guards in the same way
 for algorithm in (Rainbow, QRDQN):
     counts = []
     for _ in range(10):  # torch compiles 8 times anew
@@ -187,7 +184,6 @@ for algorithm in (Rainbow, QRDQN):
         counts.append(dynamo.counters["stats"]["unique_graphs"])
     assert counts == counts[:1] * 10, counts
 assert not dynamo.counters["graph_break"], dynamo.counters["graph_break"]
-torch.compiler.set_stance(force_backend="eager")  # which guards in the same way
 counts = []
 for i in range(12):
     make(QRDQN, compile=True, policy_kwargs=dict(net_arch=[8 + i] * (1 + i % 3), n_quantiles=3 + i)).learn(24)
