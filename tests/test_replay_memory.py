@@ -47,7 +47,7 @@ def test_training_is_the_same_however_observations_are_kept(algorithm: type[Valu
         models.append(make(algorithm, env, kind, optimize_memory_usage=optimize_memory_usage, n_steps=3, prioritized=True))
         models[-1].learn(48 * n_envs)
         models[-1].learn(28 * n_envs)
-    assert models[0]._n_updates > 10 - n_envs
+    assert models[0]._n_updates > 7
     assert_same_parameters(snapshot(models[0]), snapshot(models[1]))
 
 
