@@ -371,6 +371,7 @@ def test_masses_of_a_wrong_shape(method, shape):
     assert tree.total == 7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends SIGINT to forked processes")
 def test_interrupts_of_the_import(tmp_path, implementation):
     """Ctrl-C while numba is imported, which takes most of the first second of learn(), leaves it usable."""
