@@ -1,7 +1,7 @@
 """
 Random uses of the buffers against a list of whole transitions, with frames that are often the same by accident.
 
-REPLAY_EXAMPLES sets how many, 100 and 600 unless told; with it, they are other ones each time.
+REPLAY_EXAMPLES sets how many, 100 and 900 unless told; with it, they are other ones each time.
 """
 
 import os
@@ -161,4 +161,4 @@ def examples(number):
 TestReplay = Replay.TestCase
 TestReplay.settings = examples(100)
 TestReplayForLonger = pytest.mark.slow(ReplayForLonger.TestCase)
-TestReplayForLonger.settings = examples(600)
+TestReplayForLonger.settings = examples(900)
