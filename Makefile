@@ -7,14 +7,17 @@ WHEEL_VENV = build/wheel-venv
 STAMP = $(VENV)/.complete
 ENV ?= CartPole-v1
 STEPS ?=
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 LINT_PATHS = sb3_distrl tests scripts docs
 
-.PHONY: help demo test lint type format check docs wheel clean
+.PHONY: help demo test test-slow test-all lint type format check docs wheel clean
 
 help:
 	@echo "make demo               train Rainbow on CartPole-v1 with sb3-distrl, evaluate, draw the learning curve"
 	@echo "make demo ENV=PongNoFrameskip-v4   the same from pixels"
-	@echo "make test               run the tests"
+	@echo "make test               run the quick tests, within 6 minutes on two cores"
+	@echo "make test-slow          run the other ones: torch.compile, ONNX, processes, long training"
+	@echo "make test-all           run both, within 15 minutes"
 	@echo "make lint type format check        ruff and import-linter, mypy, reformat, all checks without changing files"
 	@echo "make docs               build the API documentation into build/docs"
 	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
@@ -28,7 +31,14 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --env $(ENV) $(if $(STEPS),--steps $(STEPS))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+	@echo 'The tests marked "slow" have not run: "make test-slow" runs them, "make test-all" runs all tests.'
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(LINT_PATHS)

@@ -15,18 +15,19 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Started first, so that no process is left with minutes of tests while the others have none (`--no-loadscope-reorder`)
 LONGEST = (
+    "test_acceleration.py",
     "test_ray.py",
     "test_learning.py",
-    "test_acceleration.py",
-    "test_commands_train.py",
+    "test_interrupts.py",
+    "test_state_machine.py",
     "test_scripts.py",
-    "test_commands_envs.py",
     "test_runs.py",
     "test_cluster.py",
-    "test_resume.py",
+    "test_commands_train.py",
     "test_hyperparams.py",
-    "test_state_machine.py",
-    "test_actors.py",
+    "test_export.py",
+    "test_parity.py",
+    "test_resume.py",
 )
 
 

@@ -12,10 +12,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_distrl import QRDQN, Rainbow
+from sb3_distrl.distributed import ApeXRainbow
 from sb3_distrl.functional.risk import as_distortion
 from tests.common.envs import vec_env
 from tests.common.settings import ALGORITHMS, assert_same_parameters, make, snapshot
-from tests.distributed.models import CLASSES, digest, make_model
+from tests.distributed.models import digest, make_model
 
 STEPS = 40  # of each part
 EXPLORING = dict(exploration_initial_eps=0.9, exploration_final_eps=0.9, exploration_fraction=1.0)
@@ -100,15 +101,18 @@ def save(setting: Any, folder: Path, **kwargs: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("name", "saved_seed"), [("Rainbow", 0), ("IQN", None), ("QRDQN", 0), ("QRDQN", None)])
-def test_a_seed_given_after_saving_wins(name: str, saved_seed: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "saved_seed", "ways"),
+    [("Rainbow", 0, WAYS[:3]), ("IQN", None, WAYS[2:5]), ("QRDQN", 0, WAYS), ("QRDQN", None, WAYS)],
+)
+def test_a_seed_given_after_saving_wins(name: str, saved_seed: int | None, ways: list[Any], tmp_path: Path) -> None:
     cls = type(save(ALGORITHMS[name], tmp_path, seed=saved_seed))
     without_seed = outcome(load(cls, tmp_path))
-    for way in WAYS:
-        one, again, two, three = (outcome(way(cls, tmp_path, seed)) for seed in (1, 1, 2, 3))
+    for way in ways:
+        one, again, two = (outcome(way(cls, tmp_path, seed)) for seed in (1, 1, 2))
         assert one.same(again) == (True, True), way.__name__
-        others = [(one, two), (one, three), (two, three), (one, without_seed)]
-        assert [a.same(b) for a, b in others] == [(False, False)] * 4, way.__name__
+        others = [(one, two), (one, without_seed), (two, without_seed)]
+        assert [a.same(b) for a, b in others] == [(False, False)] * 3, way.__name__
 
 
 @pytest.mark.parametrize("way", [with_seed, checkpoint_with_seed, seeded_afterwards, generators_seeded_afterwards])
@@ -145,8 +149,8 @@ def test_without_a_seed_it_goes_on_whatever_was_drawn_meanwhile(seed: dict[str, 
     assert outcome(loaded).same(expected) == (True, True)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_seeds_reach_actors(cls: Any, tmp_path: Path) -> None:
+def test_seeds_reach_actors(tmp_path: Path) -> None:
+    cls: Any = ApeXRainbow  # noise and priorities are drawn, too
     make_model(cls).learn(200).save_checkpoint(tmp_path / "checkpoint")
 
     def going_on(given: int | None, afterwards: int | None) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,8 @@ from tests.common.settings import (
 )
 
 ON_OFF = (False, True)
+# Others import everything once more in each process
+START_METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 
 
 def check_learning(model: Any, total: int = 120) -> dict[str, Any]:
@@ -61,11 +64,11 @@ def check_predictions(model: Any) -> None:
         assert action.shape == () and 0 <= action < n_actions
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_setting_learns(name: str, n_envs: int) -> None:
-    model = make(SETTINGS[name], vec_env(n_envs=n_envs))
-    check_learning(model, 50 * (n_envs + 1))
+def test_setting_learns(name: str) -> None:
+    """With several environments; all combinations, below, have one."""
+    model = make(SETTINGS[name], vec_env(n_envs=4))
+    check_learning(model, 112)
     check_predictions(model)
 
 
@@ -73,13 +76,13 @@ def test_setting_learns(name: str, n_envs: int) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_kinds_of_observations(name: str, kind: str) -> None:
     model = make(ALGORITHMS[name], vec_env(kind, n_envs=2), kind=kind)
-    check_learning(model, 100)
+    check_learning(model, 64)
     check_predictions(model)
 
 
 @pytest.fixture(scope="module")
 def subproc_env() -> Iterator[VecEnv]:
-    env = SubprocVecEnv([make_env(env_id=i) for i in range(4)])
+    env = SubprocVecEnv([make_env(env_id=i) for i in range(4)], start_method=START_METHOD)
     yield env
     env.close()
 
@@ -87,9 +90,9 @@ def subproc_env() -> Iterator[VecEnv]:
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_environments_in_processes(name: str, n_envs: int, subproc_env: VecEnv) -> None:
-    env = subproc_env if n_envs == 4 else SubprocVecEnv([make_env()])
+    env = subproc_env if n_envs == 4 else SubprocVecEnv([make_env()], start_method=START_METHOD)
     model = make(ALGORITHMS[name], env)
-    check_learning(model, 60 * n_envs)
+    check_learning(model, 60 if n_envs == 1 else 112)
     check_predictions(model)
     if n_envs == 1:
         env.close()
@@ -106,7 +109,7 @@ def test_vec_normalize(name: str, kind: str) -> None:
     # Normalised rewards are of the order of 1, and returns wider than the default support needs
     policy_kwargs = dict(v_min=-60.0, v_max=60.0) if name == "Rainbow" else {}
     model = make(ALGORITHMS[name], env, kind=kind, policy_kwargs=policy_kwargs)
-    check_learning(model, 100)
+    check_learning(model, 64)
     check_predictions(model)
 
 
@@ -114,7 +117,7 @@ def test_vec_normalize(name: str, kind: str) -> None:
 def test_frame_stack(name: str) -> None:
     env = VecFrameStack(vec_env("image", n_envs=2), n_stack=3)
     model = make(ALGORITHMS[name], env, kind="image")
-    check_learning(model, 80)
+    check_learning(model, 64)
     check_predictions(model)
     assert model.observation_space.shape == (3, 36, 36)
     # The second-newest frame of the next observation is the newest frame of the observation
@@ -124,8 +127,17 @@ def test_frame_stack(name: str) -> None:
     assert th.equal(batch.next_observations[one_step][:, 1], batch.observations[one_step][:, 2])
 
 
-@pytest.mark.parametrize(("double_q", "prioritized", "n_steps"), list(itertools.product(ON_OFF, ON_OFF, (1, 3))))
-@pytest.mark.parametrize(("dueling", "noisy", "distributional"), list(itertools.product(ON_OFF, ON_OFF, ON_OFF)))
+def combinations(n_switches: int) -> list[Any]:
+    """:return: all of double_q, prioritized, n_steps and further switches; those that are not slow have all pairs of values"""
+    found = []
+    for double_q, prioritized, multi_step, *others in itertools.product(ON_OFF, repeat=n_switches):
+        pairs = [double_q ^ prioritized, prioritized ^ multi_step, double_q ^ multi_step]
+        marks = [] if others == pairs[: len(others)] else [pytest.mark.slow]
+        found.append(pytest.param(double_q, prioritized, 3 if multi_step else 1, *others, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("double_q", "prioritized", "n_steps", "dueling", "noisy", "distributional"), combinations(6))
 def test_all_combinations_of_rainbow(
     double_q: bool, prioritized: bool, n_steps: int, dueling: bool, noisy: bool, distributional: bool
 ) -> None:
@@ -144,8 +156,7 @@ def test_all_combinations_of_rainbow(
     assert (model.exploration_initial_eps, model.exploration_final_eps) == ((0.0, 0.0) if noisy else (1.0, 0.01))
 
 
-@pytest.mark.parametrize(("double_q", "prioritized", "n_steps"), list(itertools.product(ON_OFF, ON_OFF, (1, 3))))
-@pytest.mark.parametrize(("dueling", "noisy"), list(itertools.product(ON_OFF, ON_OFF)))
+@pytest.mark.parametrize(("double_q", "prioritized", "n_steps", "dueling", "noisy"), combinations(5))
 def test_all_combinations_of_iqn(double_q: bool, prioritized: bool, n_steps: int, dueling: bool, noisy: bool) -> None:
     setting = Setting(
         IQN, dict(double_q=double_q, prioritized=prioritized, n_steps=n_steps), dict(dueling=dueling, noisy=noisy)
@@ -158,17 +169,20 @@ def test_all_combinations_of_iqn(double_q: bool, prioritized: bool, n_steps: int
     assert model.replay_buffer.n_steps == n_steps
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+QUICK = ("Rainbow", "IQN with all", "QRDQN with all")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS])
 def test_one_seed_gives_one_result(name: str) -> None:
     runs = []
     for _ in range(2):
         model = make(SETTINGS[name], vec_env(n_envs=2), seed=3, exploration_fraction=0.5)
-        model.learn(100)
+        model.learn(64)
         runs.append((snapshot(model), model.replay_buffer.actions.copy()))
     assert_same_parameters(runs[0][0], runs[1][0])
     assert np.array_equal(runs[0][1], runs[1][1])
     other = make(SETTINGS[name], vec_env(n_envs=2), seed=4, exploration_fraction=0.5)
-    other.learn(100)
+    other.learn(64)
     assert any(not th.equal(value, snapshot(other)[name]) for name, value in runs[0][0].items())
 
 
@@ -177,6 +191,6 @@ def test_one_seed_gives_one_result_with_images(name: str) -> None:
     runs = []
     for _ in range(2):
         model = make(ALGORITHMS[name], vec_env("image"), kind="image", seed=3)
-        model.learn(60)
+        model.learn(40)
         runs.append(snapshot(model))
     assert_same_parameters(*runs)

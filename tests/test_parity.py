@@ -20,7 +20,7 @@ OFF = dict(double_q=False, prioritized=False)
 OFF_NET = dict(dueling=False, noisy=False, distributional=False)
 SETTINGS: dict[str, Any] = dict(
     learning_rate=2e-3,
-    buffer_size=300,  # the oldest transitions are overwritten
+    buffer_size=150,  # the oldest transitions are overwritten
     learning_starts=40,
     batch_size=16,
     gamma=0.95,
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = dict(
     seed=7,
     device="cpu",
 )
-TOTAL = 460  # 210 gradient steps, 12 target updates
+TOTAL = 260  # 110 gradient steps, 7 target updates
 BUFFERS: dict[str, dict[str, Any]] = {
     "SB3's buffer": dict(replay_buffer_class=ReplayBuffer),
     "our buffer": dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(gamma=0.95)),
@@ -77,7 +77,7 @@ def assert_same_run(ours: BaseAlgorithm, theirs: BaseAlgorithm, total: int = TOT
     for model in (ours, theirs):
         model.set_random_seed(11)
         model.learn(total)
-    assert ours._n_updates == theirs._n_updates >= 200
+    assert ours._n_updates == theirs._n_updates >= 100
     assert ours.num_timesteps == theirs.num_timesteps and ours.exploration_rate == theirs.exploration_rate
     for name in ("actions", "rewards", "dones", "timeouts"):
         assert np.array_equal(getattr(ours.replay_buffer, name), getattr(theirs.replay_buffer, name)), name
@@ -116,8 +116,9 @@ def n_steps_of(buffer: str) -> dict[str, int]:
     return dict(n_steps=BUFFERS[buffer].get("replay_buffer_kwargs", {}).get("n_steps", 1))
 
 
-@pytest.mark.parametrize("tau", [1.0, 0.3])
-@pytest.mark.parametrize("buffer", BUFFERS)
+@pytest.mark.parametrize(
+    ("buffer", "tau"), [("SB3's buffer", 1.0), ("SB3's buffer", 0.3), ("our buffer", 1.0), ("our buffer, 3 steps", 0.3)]
+)
 def test_rainbow_is_dqn(buffer: str, tau: float) -> None:
     net = dict(net_arch=[16, 12])
     dqn, rainbow = dqn_and_rainbow("MlpPolicy", cart_pole, net, {}, n_steps_of(buffer), tau=tau, **BUFFERS[buffer])
@@ -149,17 +150,19 @@ def test_rainbow_is_dqn_with_n_steps() -> None:
 def test_rainbow_is_dqn_with_images(extractor: Any) -> None:
     """SB3's network, and this library's convolutions with a head of 512 units, which is the same function."""
     net = {} if extractor is None else dict(features_extractor_class=extractor)
-    settings = dict(batch_size=8, buffer_size=150, learning_rate=5e-4, **BUFFERS["SB3's buffer"])
+    settings = dict(batch_size=8, learning_rate=5e-4, **BUFFERS["SB3's buffer"])
     dqn, rainbow = dqn_and_rainbow("CnnPolicy", images, net, {}, dict(n_steps=1), **settings)
-    assert_same_run(rainbow, dqn)
+    assert_same_run(rainbow, dqn, total=460)  # rounding of other layouts in memory may show for other numbers
 
 
 def small_net() -> dict[str, Any]:
     return dict(net_arch=[16], n_quantiles=9)  # a new one each time, as sb3-contrib writes into it
 
 
-@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
-@pytest.mark.parametrize("buffer", BUFFERS)
+@pytest.mark.parametrize(
+    ("buffer", "max_grad_norm"),
+    [("SB3's buffer", None), ("SB3's buffer", 0.5), ("our buffer", 0.5), ("our buffer, 3 steps", None)],
+)
 def test_qrdqn_is_that_of_sb3_contrib(buffer: str, max_grad_norm: float | None) -> None:
     kwargs = {**SETTINGS, **BUFFERS[buffer], "max_grad_norm": max_grad_norm}
     theirs = sb3_contrib.QRDQN("MlpPolicy", cart_pole(), policy_kwargs=small_net(), **kwargs)
@@ -175,7 +178,7 @@ def test_qrdqn_is_that_of_sb3_contrib_with_n_steps() -> None:
 
 @pytest.mark.parametrize("kind", ["image", "dict"])
 def test_qrdqn_is_that_of_sb3_contrib_with_other_observations(kind: str) -> None:
-    settings = {**SETTINGS, "batch_size": 8, "buffer_size": 150, "learning_rate": 5e-4, "max_grad_norm": None}
+    settings = {**SETTINGS, "batch_size": 8, "learning_rate": 5e-4, "max_grad_norm": None}
     buffer_class = DictReplayBuffer if kind == "dict" else ReplayBuffer
     ours, theirs = (
         algorithm(POLICIES[kind], CountingEnv(kind), replay_buffer_class=buffer_class, policy_kwargs=small_net(), **settings)

@@ -12,7 +12,7 @@ import sb3_contrib
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from sb3_distrl import QRDQN, Rainbow
+from sb3_distrl import IQN, QRDQN, Rainbow
 from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.buffers.frames import FrameStorage
 from sb3_distrl.buffers.storage import WholeStorage
@@ -26,10 +26,9 @@ MILLION = 1_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("algorithm", CLASSES)
-def test_frames_are_kept_once_for_images(algorithm: type[ValueAlgorithm], kind: str) -> None:
+def test_frames_are_kept_once_for_images(kind: str) -> None:
     for given, frames in [(None, kind in ("image", "dict")), (True, True), (False, False)]:
-        model = make(algorithm, kind=kind, optimize_memory_usage=given)
+        model = make(QRDQN, kind=kind, optimize_memory_usage=given)
         model.learn(30)
         assert model.optimize_memory_usage is given
         storages = storages_of(model.replay_buffer).values()
@@ -37,18 +36,19 @@ def test_frames_are_kept_once_for_images(algorithm: type[ValueAlgorithm], kind: 
         model.replay_buffer.check_valid()
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("kind", ["image", "dict", "box"])
-@pytest.mark.parametrize("algorithm", CLASSES)
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "n_envs"),
+    [(QRDQN, "image", 1), (Rainbow, "image", 3), (IQN, "dict", 1), (QRDQN, "dict", 3), (QRDQN, "box", 3)],
+)
 def test_training_is_the_same_however_observations_are_kept(algorithm: type[ValueAlgorithm], kind: str, n_envs: int) -> None:
     models = []
     for optimize_memory_usage in (False, True):
         env: Any = vec_env(kind, n_envs)
         env = VecFrameStack(env, 3) if kind != "dict" else env
         models.append(make(algorithm, env, kind, optimize_memory_usage=optimize_memory_usage, n_steps=3, prioritized=True))
-        models[-1].learn(60 * n_envs)
-        models[-1].learn(30 * n_envs)
-    assert models[0]._n_updates > 10
+        models[-1].learn(48 * n_envs)
+        models[-1].learn(28 * n_envs)
+    assert models[0]._n_updates > 7
     assert_same_parameters(snapshot(models[0]), snapshot(models[1]))
 
 
@@ -103,17 +103,19 @@ import resource, sys
 from pathlib import Path
 from sb3_distrl import Rainbow
 from tests.test_replay_memory import atari_like
-model = Rainbow.load(sys.argv[1], env=atari_like(), device="cpu")
-env = model.get_env()
-obs = env.reset()
-for _ in range(20):
-    obs, _, _, _ = env.step(model.predict(obs)[0])
+for path in sys.argv[1:]:
+    model = Rainbow.load(path, env=atari_like(), device="cpu")
+    env = model.get_env()
+    obs = env.reset()
+    for _ in range(20):
+        obs, _, _, _ = env.step(model.predict(obs)[0])
+    assert model.replay_buffer.buffer_size == 1_000_000
 status = Path("/proc/self/status")  # getrusage would tell the peak of the process that started this one, if that was higher
 if status.exists():
     peak = int(status.read_text().split("VmHWM:")[1].split()[0])
 else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(model.replay_buffer.buffer_size, peak)
+print(peak)
 """
 
 
@@ -136,17 +138,19 @@ def atari_like() -> VecFrameStack:
     return VecFrameStack(DummyVecEnv([AtariLike]), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="measures by getrusage")
-@pytest.mark.parametrize("optimize_memory_usage", [None, False])
-def test_playing_with_a_model_of_a_million_transitions(optimize_memory_usage: bool | None, tmp_path: Path) -> None:
+def test_playing_with_a_model_of_a_million_transitions(tmp_path: Path) -> None:
     """In less than a gigabyte, also where the replay buffer would have 56."""
-    Rainbow("CnnPolicy", atari_like(), optimize_memory_usage=optimize_memory_usage).save(tmp_path / "model")
+    paths = []
+    for optimize_memory_usage in (None, False):
+        paths.append(str(tmp_path / f"{optimize_memory_usage}.zip"))
+        Rainbow("CnnPolicy", atari_like(), optimize_memory_usage=optimize_memory_usage).save(paths[-1])
     root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-c", PLAY, str(tmp_path / "model.zip")]
+    command = [sys.executable, "-c", PLAY, *paths]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
-    size, kilobytes = (int(part) for part in done.stdout.split())
-    assert size == MILLION and kilobytes < 1e6
+    assert int(done.stdout) < 1e6
 
 
 # Too large

@@ -13,18 +13,18 @@ from tests.common.settings import assert_same_parameters, snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytestmark = pytest.mark.slow  # test_checkpoints.py does the same within a process
 
-def run(task: str, folder: Path, n_envs: int = 1) -> str:
-    command = [sys.executable, "-m", "tests.common.resuming", task, str(folder), str(n_envs)]
+
+def run(task: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.common.resuming", task, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
-def test_going_on_in_another_process_is_going_on_in_the_same(n_envs: int, tmp_path: Path) -> None:
+def test_going_on_in_another_process_is_going_on_in_the_same(tmp_path: Path) -> None:
     expected, before = {}, {}
-    for name in RESUMED:
+    for name, n_envs in RESUMED.items():
         model = new_model(name, n_envs)
         model.learn(STEPS)
         model.save(tmp_path / f"{name}.model")
@@ -37,7 +37,7 @@ def test_going_on_in_another_process_is_going_on_in_the_same(n_envs: int, tmp_pa
         model.set_env(env)
         model.learn(STEPS, reset_num_timesteps=False)
         expected[name] = snapshot(model)
-    run("resume", tmp_path, n_envs)
+    run("resume", tmp_path)
     for name in RESUMED:
         ways = ["from_checkpoint"] if name.endswith("normalised") else ["from_checkpoint", "from_files"]
         for way in ways:
@@ -46,6 +46,5 @@ def test_going_on_in_another_process_is_going_on_in_the_same(n_envs: int, tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-@pytest.mark.parametrize("n_envs", [1, 4])
-def test_killed_in_the_middle_of_a_save(n_envs: int, tmp_path: Path) -> None:
-    print(run("kill", tmp_path, n_envs))
+def test_killed_in_the_middle_of_a_save(tmp_path: Path) -> None:
+    run("kill", tmp_path)

@@ -17,7 +17,7 @@ from tests.common.envs import KINDS, vec_env
 from tests.common.settings import ALGORITHMS, SETTINGS, SMALL, Setting, assert_same_parameters, make, snapshot
 
 
-def some_observations(env: VecEnv, n: int = 30) -> list[Any]:
+def some_observations(env: VecEnv, n: int = 10) -> list[Any]:
     env.action_space.seed(0)
     seen = [env.reset()]
     for _ in range(n):
@@ -31,7 +31,7 @@ def assert_same_predictions(one: Any, other: Any, env: VecEnv) -> None:
         assert np.array_equal(one.predict(obs, deterministic=True)[0], other.predict(obs, deterministic=True)[0])
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["Rainbow", "DQN", "IQN", "IQN with all", "QRDQN", "QRDQN with all"])
 def test_save_and_load(name: str, tmp_path: Path) -> None:
     model = make(SETTINGS[name], vec_env(n_envs=2))
     model.learn(80)
@@ -56,8 +56,9 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_load_to_predict(name: str, kind: str, tmp_path: Path) -> None:
+    """The policy, too, saved alone."""
     model = make(ALGORITHMS[name], kind=kind)
-    model.learn(40)
+    model.learn(28)
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", device="cpu")
     assert loaded.env is None
@@ -65,13 +66,6 @@ def test_load_to_predict(name: str, kind: str, tmp_path: Path) -> None:
     assert_same_predictions(model, loaded, model.env)
     obs = model.env.reset()
     assert loaded.predict(obs)[0].shape == (1,)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_policy_alone(name: str, kind: str, tmp_path: Path) -> None:
-    model = make(ALGORITHMS[name], kind=kind)
-    model.learn(40)
     model.policy.save(tmp_path / "policy")
     policy = type(model.policy).load(tmp_path / "policy", device="cpu")
     assert_same_parameters(model.policy.state_dict(), policy.state_dict())
@@ -92,10 +86,10 @@ def test_policy_alone_keeps_its_settings(name: str, tmp_path: Path) -> None:
         assert th.equal(policy.q_net.support, model.q_net.support)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["Rainbow", "DQN", "IQN with all", "QRDQN"])
 def test_get_and_set_parameters(name: str, tmp_path: Path) -> None:
     model = make(SETTINGS[name])
-    model.learn(60)
+    model.learn(40)
     other = make(SETTINGS[name], seed=1)
     other.set_parameters(model.get_parameters())
     assert_same_parameters(snapshot(model), snapshot(other))
@@ -111,11 +105,10 @@ def test_get_and_set_parameters(name: str, tmp_path: Path) -> None:
         third.set_parameters(incomplete)
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(("name", "n_envs"), [("Rainbow", 1), ("IQN", 4), ("QRDQN", 1), ("QRDQN", 4)])
 def test_load_with_another_environment(name: str, n_envs: int, tmp_path: Path) -> None:
     model = make(ALGORITHMS[name], vec_env(n_envs=2))
-    model.learn(60)
+    model.learn(40)
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", env=vec_env(n_envs=n_envs, first_id=40), device="cpu")
     assert loaded.n_envs == loaded.replay_buffer.n_envs == n_envs
@@ -148,7 +141,7 @@ def test_replay_buffer(name: str, kind: str, tmp_path: Path) -> None:
     assert loaded.replay_buffer.size() == 40 + 20
 
 
-ROUNDS, STEPS = 10, 37
+ROUNDS, STEPS = 5, 37
 COUNTS = ["num_timesteps", "_n_updates", "_n_calls", "_gradient_steps_due", "_total_timesteps"]
 SETTINGS_THAT_MUST_NOT_DRIFT = [
     *("target_update_interval", "n_steps", "gamma", "alpha", "batch_size", "learning_starts", "buffer_size", "train_freq"),
@@ -199,10 +192,10 @@ DRIFTING = dict(
 )
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("replay_ratio", [None, 0.3])
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_ten_rounds_of_loading_and_learning(name: str, replay_ratio: float | None, n_envs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "replay_ratio", "n_envs"), [("Rainbow", None, 1), ("IQN", 0.3, 3), ("QRDQN", None, 3), ("QRDQN", 0.3, 1)]
+)
+def test_rounds_of_loading_and_learning(name: str, replay_ratio: float | None, n_envs: int, tmp_path: Path) -> None:
     kwargs = {**DRIFTING, "replay_ratio": replay_ratio}
     uninterrupted = make(ALGORITHMS[name], vec_env(n_envs=n_envs), **kwargs)
     first = make(ALGORITHMS[name], vec_env(n_envs=n_envs), **kwargs)
@@ -216,15 +209,15 @@ def test_ten_rounds_of_loading_and_learning(name: str, replay_ratio: float | Non
         model.save(tmp_path / "model")
         assert state_of(model) == state_of(uninterrupted), f"after round {i + 1}"
     assert settings == {key: getattr(model, key) for key in SETTINGS_THAT_MUST_NOT_DRIFT}
-    assert model.num_timesteps >= ROUNDS * STEPS and model._n_updates > 30
-    assert len(updates.steps) > 8 and loaded_updates.steps == updates.steps
+    assert model.num_timesteps >= ROUNDS * STEPS and model._n_updates > 15
+    assert len(updates.steps) > 4 and loaded_updates.steps == updates.steps
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_setup_model_twice(name: str) -> None:
-    setting = SETTINGS[name]
+    setting = ALGORITHMS[name]
     model = make(setting._replace(kwargs={**setting.kwargs, "n_steps": 3}))
-    model.learn(60)
+    model.learn(40)
     before, buffer = state_of(model), model.replay_buffer
     contents = buffer.observations.copy(), buffer.tree.masses.copy()
     model._setup_model()

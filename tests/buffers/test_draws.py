@@ -50,7 +50,7 @@ def test_frequencies_match_priorities_after_a_life_of_updates_and_evictions(alph
         slots = pair.oracle.slot(index) + np.arange(2)
         masses[slots] = transitions.masses * (pair.buffer.tree[slots] > 0)
     counts, draws = np.zeros(120), 0
-    while draws < 1_000_000:
+    while draws < 400_000:
         indices = pair.buffer.tree.draw(np.random.random_sample(64))[0] if draws else pair.buffer.sample(64).indices
         np.add.at(counts, indices, 1)
         draws += 64
@@ -66,7 +66,7 @@ def test_frequencies_match_priorities_after_a_life_of_updates_and_evictions(alph
     assert statistic > freedom + 5 * math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("rows", [50, 1500])
+@pytest.mark.parametrize("rows", [50, pytest.param(1500, marks=pytest.mark.slow)])
 def test_extreme_priorities_draw_nothing_that_is_not_there(rows):
     """Neither what is empty nor what was evicted, with the largest and the smallest numbers in all places."""
     pair, envs = lived(rows, alpha=1.0)

@@ -71,10 +71,9 @@ def vectors(size, rows=8, **kwargs):
 # How much is added
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("padding", "dtype"), [(PADDINGS[0], np.float32), *((padding, np.uint8) for padding in PADDINGS)])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("frames", "channels"), [(4, 1), (3, 3), (1, 2), (2, 1), (5, 2)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("frames", "channels"), [(4, 1), (3, 3), (1, 2), (2, 1)])
 def test_each_step_adds_one_frame_and_each_episode_one_stack(dtype, frames, channels, layout, padding):
     part = Part(layout, frames, channels, padding, dtype)
     envs = StackedEnvs({"": part}, 2, np.random.default_rng(1))

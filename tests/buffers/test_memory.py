@@ -291,14 +291,13 @@ def test_a_changed_observation_shows_where_observations_are_whole():
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.6, 0.7, 1.5])
-@pytest.mark.parametrize("kind", ["whole", "dict"])
-def test_the_largest_of_many_priorities_is_no_damage(kind, alpha):
+def test_the_largest_of_many_priorities_is_no_damage(alpha):
     """Powers of arrays and of single numbers may differ in the last bit."""
-    buffer = filled(kind)
+    buffer = filled("whole")
     buffer.alpha = alpha
     rng = np.random.default_rng(0)
     buffer.update_priorities(np.arange(18), np.ones(18))
-    for _ in range(2000):
+    for _ in range(1000):
         buffer.max_priority = 1.0
         buffer.update_priorities(np.arange(18), 10 ** rng.uniform(0, 12, size=18))
         buffer.check_valid()

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("optimize")
 GAMMA = 0.9
 
 
-@pytest.mark.parametrize("handle_timeouts", [True, False])
-@pytest.mark.parametrize("rows", [1, 2, 11, 64])  # fewer than n_steps, wrapping several times, never full
+# Fewer rows than n_steps, wrapping several times, never full
+@pytest.mark.parametrize(("rows", "handle_timeouts"), [(1, True), (2, True), (11, True), (11, False), (64, True)])
 @pytest.mark.parametrize("n_steps", [1, 3, 7])
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("buffer_class", CLASSES)

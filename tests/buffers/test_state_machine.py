@@ -1,13 +1,14 @@
 """
 Random uses of the buffers against a list of whole transitions, with frames that are often the same by accident.
 
-REPLAY_EXAMPLES sets how many, 1500 unless told; with it, they are other ones each time.
+REPLAY_EXAMPLES sets how many, 100 and 900 unless told; with it, they are other ones each time.
 """
 
 import os
 import pickle
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -142,12 +143,22 @@ class Replay(RuleBasedStateMachine):
             self.sample(40, 0.4)
 
 
+class ReplayForLonger(Replay):
+    """The same, with other examples."""
+
+
+def examples(number):
+    return settings(
+        max_examples=int(EXAMPLES or number),
+        stateful_step_count=12,
+        deadline=None,
+        derandomize=EXAMPLES is None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 TestReplay = Replay.TestCase
-TestReplay.settings = settings(
-    max_examples=int(EXAMPLES or 1500),
-    stateful_step_count=12,
-    deadline=None,
-    derandomize=EXAMPLES is None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestReplay.settings = examples(100)
+TestReplayForLonger = pytest.mark.slow(ReplayForLonger.TestCase)
+TestReplayForLonger.settings = examples(900)

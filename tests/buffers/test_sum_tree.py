@@ -235,7 +235,7 @@ def test_frequencies_are_in_proportion_to_mass(capacity):
     """Pearson's chi-square of independent draws: mean k - 1, variance 2 (k - 1)."""
     rng = np.random.default_rng(capacity)
     masses = rng.uniform(0.2, 3.0, size=capacity)
-    tree, draws = filled(masses), 20_000
+    tree, draws = filled(masses), 10_000
     counts = np.bincount(drawn(tree, rng.random(draws)), minlength=capacity)
     expected = draws * masses / masses.sum()
     statistic = ((counts - expected) ** 2 / expected).sum()
@@ -375,6 +375,7 @@ def test_masses_of_a_wrong_shape(only_drawable, shape):
     assert total(tree) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends SIGINT to forked processes")
 def test_interrupts_of_the_import(tmp_path, implementation):
     """Ctrl-C while numba is imported, which takes most of the first second of learn(), leaves it usable."""

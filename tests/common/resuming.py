@@ -1,5 +1,5 @@
 """
-Going on in another process: ``python -m tests.common.resuming TASK FOLDER [N_ENVS]``.
+Going on in another process: ``python -m tests.common.resuming TASK FOLDER``.
 
 ``resume`` goes on with every model that the test has saved in the folder, and writes the parameters it comes to.
 ``kill`` has processes die in the middle of saving checkpoints, and sees what the file is good for then.
@@ -25,7 +25,9 @@ from tests.common.settings import ALGORITHMS, SETTINGS, Setting, make, snapshot
 STEPS = 90  # of each part
 SEED = 3
 ALL_ON = dict(double_q=True, prioritized=True, n_steps=3)
-RESUMED = {
+RESUMED = {"Rainbow": 1, "IQN": 4, "QRDQN": 4, "IQN with all": 1, "Rainbow from stacked images": 4, "QRDQN normalised": 1}
+"""Models that are resumed, and how many environments each has."""
+MODELS = {
     "Rainbow": Setting(Rainbow, {}, dict(v_min=0.0, v_max=100.0)),
     "IQN": SETTINGS["IQN"],
     "QRDQN": SETTINGS["QRDQN"],
@@ -49,15 +51,15 @@ def new_env(name: str, n_envs: int) -> VecEnv:
 def new_model(name: str, n_envs: int) -> Any:
     kind = "image" if name.endswith("images") else "box"
     drifting = dict(exploration_initial_eps=0.9, exploration_final_eps=0.1, exploration_fraction=0.9, seed=SEED)
-    return make(RESUMED[name], new_env(name, n_envs), kind, **drifting)
+    return make(MODELS[name], new_env(name, n_envs), kind, **drifting)
 
 
 def class_of(name: str) -> type[ValueAlgorithm]:
     return CLASSES[name.split()[0]]
 
 
-def resume(folder: Path, n_envs: int) -> None:
-    for name in RESUMED:
+def resume(folder: Path) -> None:
+    for name, n_envs in RESUMED.items():
         algorithm = class_of(name)
         if not name.endswith("normalised"):  # VecNormalize's statistics are in checkpoints only
             model = algorithm.load(folder / f"{name}.model", env=new_env(name, n_envs), device="cpu")
@@ -71,8 +73,13 @@ def resume(folder: Path, n_envs: int) -> None:
 
 # Killing
 
-KILLS = [(0, 0.0), (0, 0.8), (1, 0.03), (1, 0.97), (2, 0.3), (2, 1.0)]  # after how many saves, and how far into the next
-FILLED, ROUND_STEPS = 600, 8
+# After how many saves, and how far into the next; one algorithm in one environment, one in four
+KILLS = {
+    ("Rainbow", 1): [(0, 0.0), (1, 0.97), (2, 0.3)],
+    ("IQN", 4): [(0, 0.8), (1, 0.03), (2, 1.0)],
+    ("QRDQN", 1): [(1, 0.5)],
+}
+FILLED, ROUND_STEPS = 300, 8
 
 
 def round_env(n_envs: int) -> VecEnv:
@@ -128,21 +135,22 @@ def save_and_die(path: Path, model: Any, saves: int, part: float) -> None:
     model.save_checkpoint(path)
 
 
-def kill(folder: Path, n_envs: int) -> None:
+def kill(folder: Path) -> None:
     """Every checkpoint that a killed process has left leads to where the uninterrupted rounds lead."""
     fork = multiprocessing.get_context("fork")
-    for name, algorithm in CLASSES.items():
-        full = dict(buffer_size=FILLED, learning_starts=FILLED - 200, seed=SEED)
+    for (name, n_envs), kills in KILLS.items():
+        algorithm = CLASSES[name]
+        full = dict(buffer_size=FILLED, learning_starts=FILLED - 100, seed=SEED)
         model = make(Setting(algorithm, full, {}), round_env(n_envs), "image")
         start, path = folder / f"{name}-start.zip", folder / f"{name}.zip"
         model.learn(FILLED).save_checkpoint(start)
         expected = []  # steps and parameters after each round
         model = load_round(name, start, n_envs)
-        for _ in range(max(saves for saves, _ in KILLS) + 1):
+        for _ in range(max(saves for saves, _ in kills) + 1):
             steps = model.num_timesteps
             expected.append((steps, snapshot(learn_round(model))))
 
-        for saves, part in KILLS:
+        for saves, part in kills:
             shutil.copy(start, path)
             before = set(folder.iterdir())
             saving = fork.Process(target=save_and_die, args=(path, load_round(name, start, n_envs), saves, part))
@@ -163,5 +171,5 @@ def kill(folder: Path, n_envs: int) -> None:
 
 if __name__ == "__main__":
     th.set_num_threads(1)
-    task, target, number = sys.argv[1:]
-    {"resume": resume, "kill": kill}[task](Path(target), int(number))
+    task, target = sys.argv[1:]
+    {"resume": resume, "kill": kill}[task](Path(target))

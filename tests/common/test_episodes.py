@@ -44,8 +44,9 @@ def check_samples(buffer: Any) -> list[tuple[int, int, int, int]]:
     """
     batch = buffer.sample(40 * buffer.size() * buffer.n_envs)
     assert set(batch.indices) == set(range(buffer.size() * buffer.n_envs)), "all are drawn"
+    _, firsts = np.unique(batch.indices, return_index=True)
     parts = (batch.observations, batch.next_observations, batch.rewards, batch.discounts, batch.dones)
-    parts = tuple(part["vector"] if isinstance(part, dict) else part for part in parts)
+    parts = tuple((part["vector"] if isinstance(part, dict) else part)[firsts] for part in parts)
     seen = []
     for obs, next_obs, total, discount, done in zip(*(part.numpy().tolist() for part in parts), strict=True):
         env_id, episode, step = (int(part) for part in obs)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from sb3_distrl import IQN
 from tests.common.batches import scramble
 from tests.common.envs import KINDS
-from tests.common.settings import ALGORITHMS, SETTINGS, make
+from tests.common.settings import SETTINGS, make
 
 RISKS = ["cvar:0.25", "wang:-0.75", "power:-2", "cpw", "norm"]
 NETWORKS = {  # of other settings, they are the same
@@ -93,7 +93,7 @@ def by_older_onnx(policy: th.nn.Module, obs: Observations, folder: Path) -> Run:
     return run_onnx(file)
 
 
-EXPORTERS = [by_torch_export, by_trace, by_onnx, by_older_onnx]
+SLOW_EXPORTERS = [pytest.param(exporter, marks=pytest.mark.slow) for exporter in (by_torch_export, by_onnx)]
 
 
 def assert_like_predict(model: Any, run: Callable[[Observations], tuple[np.ndarray, np.ndarray]]) -> None:
@@ -122,15 +122,16 @@ def spread_out(name: str, kind: str = "box", **kwargs: Any) -> Any:
     return scramble(make(SETTINGS[name], kind=kind, **kwargs), seed=5, scale=0.5 if kind == "box" else 0.1)
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("exporter", [by_trace, by_older_onnx, *SLOW_EXPORTERS])
 @pytest.mark.parametrize(("name", "kind"), [("Rainbow", "image"), ("IQN", "dict"), ("QRDQN", "box")])
 def test_every_exporter(name: str, kind: str, exporter: Callable[..., Run], tmp_path: Path) -> None:
     model = spread_out(name, kind, risk="cvar:0.25")
     assert_like_predict(model, exporter(model.greedy_policy(), observations_of(model, 2), tmp_path))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("Rainbow", "multidiscrete"), ("IQN", "multibinary"), *(("QRDQN", kind) for kind in KINDS)]
+)
 def test_every_kind_of_observation(name: str, kind: str, tmp_path: Path) -> None:
     model = spread_out(name, kind)
     assert_like_predict(model, by_older_onnx(model.greedy_policy(), observations_of(model, 2), tmp_path))
@@ -151,7 +152,7 @@ class Several(th.nn.Module):
         return [output for policy in self.policies for output in policy(observations)]
 
 
-@pytest.mark.parametrize("exporter", [by_torch_export, by_onnx, by_older_onnx])
+@pytest.mark.parametrize("exporter", [by_older_onnx, SLOW_EXPORTERS[1]])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_and_risk_measure(name: str, exporter: Callable[..., Run], tmp_path: Path) -> None:
     models = [spread_out(name, risk=risk) for risk in RISKS]
@@ -174,9 +175,10 @@ def test_the_policy_is_the_model_of_then() -> None:
     assert model.q_net.head.stream.layers[-1].weight.requires_grad, "the model's own parameters stay trainable"
 
 
+@pytest.mark.slow
 def test_values_are_those_of_predict_to_the_bit(tmp_path: Path) -> None:
     """Where nothing has to be put together from ONNX's operators."""
-    for risk in RISKS:
+    for risk in ("cvar:0.25", "cpw"):
         model = spread_out("Rainbow", risk=risk)
         obs = observations_of(model, 64)
         actions, values = by_torch_export(model.greedy_policy(), observations_of(model, 2), tmp_path)(obs)

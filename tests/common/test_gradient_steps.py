@@ -1,6 +1,7 @@
 """Gradient steps that cannot be taken: weights stay finite, and the error says what was seen."""
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,10 @@ def all_finite(model: Any) -> bool:
     return all(tensor.isfinite().all() for tensor in (*model.policy.state_dict().values(), *state))
 
 
-@pytest.mark.parametrize("max_grad_norm", [None, 10.0])
-@pytest.mark.parametrize("prioritized", [False, True])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "prioritized", "max_grad_norm"),
+    [(Rainbow, True, None), (IQN, False, 10.0), *((QRDQN, *each) for each in product([False, True], [None, 10.0]))],
+)
 def test_one_observation_of_the_largest_float32(
     algorithm: type[ValueAlgorithm], prioritized: bool, max_grad_norm: float | None
 ) -> None:
@@ -53,20 +55,22 @@ def test_one_observation_of_the_largest_float32(
     assert all_finite(model) and model.num_timesteps < 2000
     before = snapshot(model)
     model.replay_buffer.reset()
-    model.learn(100)  # the environment is sound again
+    model.learn(40)  # the environment is sound again
     assert all_finite(model) and any(not th.equal(value, before[name]) for name, value in snapshot(model).items())
 
 
-@pytest.mark.parametrize("exponent", range(2, 39, 4))
-@pytest.mark.parametrize("activation_fn", [th.nn.ReLU, th.nn.Tanh])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+EXPONENTS = [(QRDQN, th.nn.ReLU, exponent) for exponent in range(2, 39, 4)]
+EXPONENTS += [(algorithm, th.nn.Tanh, exponent) for algorithm in ALGORITHMS for exponent in (18, 38)]
+
+
+@pytest.mark.parametrize(("algorithm", "activation_fn", "exponent"), EXPONENTS)
 def test_weights_and_moments_are_finite_whatever_is_observed(
     algorithm: type[ValueAlgorithm], activation_fn: type[th.nn.Module], exponent: int
 ) -> None:
     """Also where the loss is finite, and only its gradients, or their squares in Adam, are not."""
     model = make(algorithm, Outlier(10.0**exponent, at=8), max_grad_norm=None, policy_kwargs=dict(activation_fn=activation_fn))
     model.learn(20)
-    for _ in range(30):
+    for _ in range(10):
         try:
             model.train(1, batch_size=16)
         except ValueError as error:
@@ -120,8 +124,7 @@ def train_both(models: list[Any], gradient_steps: int) -> None:
         (dict(priorities=math.inf), "priorities=inf"),
     ],
 )
-@pytest.mark.parametrize("max_grad_norm", [None, 10.0])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "max_grad_norm"), [(Rainbow, 10.0), (IQN, None), (QRDQN, None), (QRDQN, 10.0)])
 def test_the_step_is_not_taken(
     algorithm: type[ValueAlgorithm], max_grad_norm: float | None, values: dict[str, float], seen: str
 ) -> None:
@@ -137,7 +140,7 @@ def test_the_step_is_not_taken(
     assert buffers[0].tree.masses.tobytes() == buffers[1].tree.masses.tobytes()
 
 
-@pytest.mark.parametrize("name", ["Rainbow", "DQN", "IQN", "QRDQN", "QRDQN with all"])
+@pytest.mark.parametrize("name", ["Rainbow", "IQN", "QRDQN", "QRDQN with all"])
 def test_steps_that_the_device_skips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing changes at the step itself; the error comes with the priorities, or with the metrics."""
     monkeypatch.setattr(gradient_steps, "reading_waits", lambda *_: True)
@@ -168,7 +171,7 @@ def test_either_way_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) 
     for waits in (False, True):
         monkeypatch.setattr(gradient_steps, "reading_waits", lambda *_, waits=waits: waits)
         model = make(SETTINGS[name])
-        model.learn(60)
+        model.learn(40)
         seen.append(snapshot(model))
     assert_same_parameters(*seen)
 

@@ -14,8 +14,6 @@ from sb3_distrl.common.algorithm import ValueAlgorithm
 from tests.common.envs import vec_env
 from tests.common.settings import make, record, snapshot
 
-ALGORITHMS = [Rainbow, IQN, QRDQN]
-
 
 def told(model: Any, total: int, **kwargs: Any) -> list[str]:
     """:return: the warnings of ``learn``"""
@@ -29,9 +27,10 @@ def told(model: Any, total: int, **kwargs: Any) -> list[str]:
 # Without a gradient step
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "n_envs", "overlap"),
+    [(Rainbow, 1, True), (IQN, 1, True), *((QRDQN, n_envs, overlap) for n_envs in (1, 3) for overlap in (False, True))],
+)
 def test_learning_starts_after_the_end(algorithm: type[ValueAlgorithm], n_envs: int, overlap: bool) -> None:
     model = make(algorithm, vec_env(n_envs=n_envs), learning_starts=60, overlap=overlap)
     assert told(model, 60) == [
@@ -88,16 +87,17 @@ def filled_by_hand(algorithm: type[ValueAlgorithm], n_envs: int = 2, **kwargs: A
     return model
 
 
-@pytest.mark.parametrize("replay_ratio", [None, 0.25])
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "overlap", "replay_ratio"),
+    [(Rainbow, True, None), (IQN, False, 0.25), *((QRDQN, flag, ratio) for flag in (False, True) for ratio in (None, 0.25))],
+)
 def test_train_without_learn(algorithm: type[ValueAlgorithm], overlap: bool, replay_ratio: float | None) -> None:
     model = filled_by_hand(algorithm, overlap=overlap, replay_ratio=replay_ratio)
     before = snapshot(model)
     model.train(gradient_steps=10, batch_size=8)
     assert model._n_updates == 10
     assert any(not th.equal(value, before[name]) for name, value in snapshot(model).items())
-    model.learn(60)
+    model.learn(32)
     assert model._n_updates > 10
 
 

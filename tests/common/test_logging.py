@@ -39,7 +39,7 @@ def expected_names(model: Any) -> set[str]:
 def test_csv_has_all_columns(name: str, tmp_path: Path) -> None:
     model = make(SETTINGS[name])
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(200, log_interval=4)
+    model.learn(100, log_interval=4)
     model.logger.close()
     with open(tmp_path / "progress.csv") as file:
         lines = list(csv.DictReader(file))
@@ -50,7 +50,7 @@ def test_csv_has_all_columns(name: str, tmp_path: Path) -> None:
     assert 1 < int(lines[-1]["train/n_updates"]) <= model._n_updates
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["Rainbow", "DQN", "IQN with all", "QRDQN"])
 def test_values_are_plain_numbers(name: str) -> None:
     model = make(SETTINGS[name], exploration_fraction=0.5)
     recorder = record(model)
@@ -151,7 +151,7 @@ def test_beta_reaches_the_buffer() -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize("name", ["Rainbow", "IQN", "QRDQN", "C51", "DQN", "IQN with all", "QRDQN with all"])
+@pytest.mark.parametrize("name", ["Rainbow", "DQN", "IQN with all", "QRDQN"])
 def test_nothing_is_read_from_the_device_on_each_gradient_step(
     name: str, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,7 @@ from sb3_distrl.common.algorithm import ValueAlgorithm
 from tests.common.envs import vec_env
 from tests.common.settings import SMALL, make
 
-ALGORITHMS = [Rainbow, IQN, QRDQN]
-TOTAL, LEARNING_STARTS = 288, 24  # multiples of 4 * 8 and 3, and of 8 and 3
+TOTAL, LEARNING_STARTS = 96, 24  # multiples of 4 * 8 and 3, and of 8 and 3
 
 
 def count(algorithm: type[ValueAlgorithm], n_envs: int, **kwargs: Any) -> int:
@@ -29,9 +28,9 @@ def test_replay_ratio_counts_transitions(replay_ratio: float, n_envs: int) -> No
         assert count(QRDQN, n_envs, replay_ratio=replay_ratio, train_freq=train_freq) == due
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_replay_ratio_of_all_algorithms(algorithm: type[ValueAlgorithm]) -> None:
-    assert [count(algorithm, n_envs, replay_ratio=0.25) for n_envs in (1, 8)] == [66, 66]
+@pytest.mark.parametrize("algorithm", [Rainbow, IQN])
+def test_replay_ratio_of_other_algorithms(algorithm: type[ValueAlgorithm]) -> None:
+    assert [count(algorithm, n_envs, replay_ratio=0.25) for n_envs in (1, 8)] == [18, 18]
 
 
 def test_replay_ratio_steps_come_as_they_are_due() -> None:
@@ -53,13 +52,13 @@ def test_replay_ratio_with_episodes() -> None:
 @pytest.mark.parametrize(
     ("train_freq", "gradient_steps", "n_envs", "updates"),
     [
-        (4, 1, 1, 66),  # rollouts of 4 transitions, all but the first 6
-        (4, 1, 8, 9),  # of 32, of which the first one ends past learning_starts
-        (1, 1, 8, 33),
-        (4, 3, 3, 66),
-        (4, -1, 1, 264),
-        (4, -1, 8, 288),
-        ((2, "step"), 1, 1, 132),
+        (4, 1, 1, 18),  # rollouts of 4 transitions, all but the first 6
+        (4, 1, 8, 3),  # of 32, of which the first one ends past learning_starts
+        (1, 1, 8, 9),
+        (4, 3, 3, 18),
+        (4, -1, 1, 72),
+        (4, -1, 8, 96),
+        ((2, "step"), 1, 1, 36),
         ((1, "episode"), 1, 1, None),
         ((2, "episode"), -1, 1, None),
         (4, 0, 1, 0),
@@ -74,7 +73,6 @@ def test_train_freq_and_gradient_steps_mean_what_they_do_in_sb3(
     )
     sb3.learn(TOTAL)
     assert updates is None or sb3._n_updates == updates
-    for algorithm in ALGORITHMS:
-        model = make(algorithm, vec_env(n_envs=n_envs), gradient_steps=gradient_steps, **arguments)
-        model.learn(TOTAL)
-        assert model._n_updates == sb3._n_updates and model.num_timesteps == sb3.num_timesteps
+    model = make(QRDQN, vec_env(n_envs=n_envs), gradient_steps=gradient_steps, **arguments)
+    model.learn(TOTAL)
+    assert model._n_updates == sb3._n_updates and model.num_timesteps == sb3.num_timesteps

@@ -139,9 +139,9 @@ def test_learns_with_risk(name: str) -> None:
 
 def learnt(name: str, **kwargs: Any) -> dict[str, th.Tensor]:
     """The environment's transitions do not depend on actions, which are all random here: only targets can differ."""
-    exploring = dict(exploration_initial_eps=1.0, exploration_final_eps=1.0, learning_starts=100)
+    exploring = dict(exploration_initial_eps=1.0, exploration_final_eps=1.0, learning_starts=60)
     model = make(DISTRIBUTIONAL[name], **{**exploring, **kwargs})
-    model.learn(200)
+    model.learn(100)
     return snapshot(model)
 
 

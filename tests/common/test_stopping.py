@@ -1,5 +1,6 @@
 """Callbacks that stop training: the step at which they do so is stored and counted like any other."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sb3_distrl.common.algorithm import ValueAlgorithm
 from tests.common.envs import CountingEnv, episode_length, vec_env
 from tests.common.settings import make
 
-ALGORITHMS = [Rainbow, IQN, QRDQN]
+ON_OFF = (False, True)
 
 
 class GoalEnv(CountingEnv):
@@ -51,10 +52,14 @@ class StopAt(BaseCallback):
         self.calls["training_end"] += 1
 
 
-@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "n_envs", "overlap", "buffer_class"),
+    [
+        (Rainbow, 1, True, None),
+        (IQN, 3, True, None),
+        *((QRDQN, *each) for each in product([1, 3], ON_OFF, [None, ReplayBuffer])),
+    ],
+)
 def test_the_last_transition_is_stored(
     algorithm: type[ValueAlgorithm], n_envs: int, overlap: bool, buffer_class: type[ReplayBuffer] | None
 ) -> None:
@@ -64,7 +69,7 @@ def test_the_last_transition_is_stored(
     model = make(algorithm, env, overlap=overlap, replay_buffer_class=buffer_class, policy_kwargs=support, **plain)
     model.learning_starts = 0
     steps, episodes = 0, 0
-    for _ in range(10):
+    for _ in range(5):
         model.learn(1000, callback=StopTrainingOnMaxEpisodes(1))
         steps, episodes = steps + model.num_timesteps, episodes + model._episode_num
         assert len(model.ep_info_buffer) == model._episode_num >= n_envs

@@ -30,11 +30,11 @@ def test_warns_once_with_the_range_seen(tmp_path: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.learn(200)
+        model.learn(80)
         model.save(tmp_path / "model")
         loaded = Rainbow.load(tmp_path / "model", env=vec_env())
         recorder = record(loaded)
-        loaded.learn(200)
+        loaded.learn(80)
     assert recorder.lines[-1]["train/clipped_mass"] > 0.2
 
 
@@ -50,7 +50,7 @@ def test_no_warning_where_the_support_fits() -> None:
     recorder = record(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.learn(300)
+        model.learn(200)
     logged = [line["train/clipped_mass"] for line in recorder.lines if "train/clipped_mass" in line]
     assert len(logged) > 5 and all(0.0 <= share < 0.05 for share in logged)
 
