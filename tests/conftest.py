@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 LONGEST = (
     "test_acceleration.py",
     "test_ray.py",
+    "test_ray_faults.py",
     "test_learning.py",
     "test_interrupts.py",
     "test_state_machine.py",

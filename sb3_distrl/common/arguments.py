@@ -179,6 +179,8 @@ def check_arguments(model: ValueAlgorithm) -> None:
     :param model: with its arguments as attributes, before networks and replay buffer are made
     :raises ValueError: naming the argument, its value and the remedy
     """
+    if hasattr(model, "_loss"):
+        raise ValueError(f"{type(model).__name__} overrides _loss, which nothing calls: the method is called loss.")
     own_policy = model.policy_aliases["MlpPolicy"]
     if not issubclass(model.policy_class, own_policy):
         raise ValueError(

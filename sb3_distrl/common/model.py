@@ -257,8 +257,10 @@ class ValueModel(DQN):
             if is_archive(path):
                 take_replay_buffer(self, load_object(path), path)
                 return
-        with keeping_replay_buffer(self, path), reading(getattr(path, "name", path)):
-            super().load_replay_buffer(path, truncate_last_traj)
+        name = path if isinstance(path, Path) else getattr(path, "name", path)
+        with open(path, "rb") if isinstance(path, Path) else nullcontext(path) as file:  # SB3 would leave it open
+            with keeping_replay_buffer(self, name), reading(name):
+                super().load_replay_buffer(file, truncate_last_traj)
         if truncate_last_traj:
             end_episodes(self.replay_buffer)  # type: ignore[arg-type]
 
@@ -290,8 +292,6 @@ class ValueModel(DQN):
         model = cls.load(path, env=env, **kwargs)
         take_checkpoint(model, path, kwargs)
         return model
-
-    # Resuming
 
     def _setup_model(self) -> None:
         waiting = self._random_state

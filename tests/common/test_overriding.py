@@ -91,3 +91,19 @@ def test_learning_sees_what_acting_sees() -> None:
     raw = model.replay_buffer.sample(4)
     assert th.equal(preprocess(model.q_net, raw).observations, raw.observations.float() / 255 / 2)
     assert th.equal(preprocess(model.q_net, raw).next_observations, model.q_net.preprocess(raw.next_observations))
+
+
+@pytest.mark.parametrize("algorithm", [Rainbow, IQN, QRDQN])
+def test_a_forward_that_nothing_calls_is_refused(algorithm: type[ValueAlgorithm]) -> None:
+    policy = policy_of(algorithm, network_of(BASES[algorithm], "forward"))
+    with pytest.raises(ValueError, match=r"overrides forward, but neither acting nor learning calls it: override encode"):
+        algorithm(policy, vec_env(), policy_kwargs=dict(SMALL_NETS[algorithm]), **SMALL)
+
+
+def test_a_loss_of_a_former_name_is_refused() -> None:
+    class Mine(IQN):
+        def _loss(self, batch: Any, bootstrap: th.Tensor) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="Mine overrides _loss, which nothing calls: the method is called loss"):
+        Mine("MlpPolicy", vec_env(), **SMALL)
