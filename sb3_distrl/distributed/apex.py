@@ -16,6 +16,7 @@ from sb3_distrl.buffers import PrioritizedReplayBuffer
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.checkpoints import whole_model
 from sb3_distrl.common.finite import check_weights
+from sb3_distrl.common.policies import optimizers_of
 from sb3_distrl.distributed.arguments import check_arguments, ratio_without_actors
 from sb3_distrl.distributed.collectors import Collector, LocalCollector
 from sb3_distrl.distributed.envs import ActorEnvs, EnvSource
@@ -310,7 +311,8 @@ class ApeX(ValueAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()
-        return (["policy"] if self.is_actor else modules), variables
+        needless = [f"policy.{name}" for name in optimizers_of(self.policy)] if self.is_actor else []
+        return [name for name in modules if name not in needless], variables
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_intake"]

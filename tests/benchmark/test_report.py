@@ -122,7 +122,9 @@ def test_many_contenders_with_long_names_have_their_own_colours_in_a_legend_that
     suite.contenders = dict.fromkeys(contenders, suite.contenders["A"])
     table = rows(*((name, env, 0, (100, 1.0, 1)) for name in contenders for env in STEPS))
     monkeypatch.setattr(plt, "close", lambda figure: None)
-    report.draw_curves(suite, table, tmp_path / "curves.png")
+    with plt.rc_context():
+        plt.rcdefaults()  # whatever style a test before has set
+        report.draw_curves(suite, table, tmp_path / "curves.png")
     figure = plt.gcf()
     monkeypatch.undo()
     (legend,) = figure.legends

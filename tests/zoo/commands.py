@@ -113,6 +113,7 @@ def run_here(folder: Path, *arguments: str) -> tuple[str, int]:
     plt.switch_backend("agg")
     with undone() as patch, redirect_stdout(output), redirect_stderr(errors), warnings.catch_warnings():
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", ResourceWarning)  # as Python does
         patch.setattr(warnings, "showwarning", print_warning)
         patch.chdir(folder)
         for name in ("argv", "orig_argv"):

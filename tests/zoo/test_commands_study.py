@@ -101,7 +101,7 @@ def test_train_with_the_first_trial(folder: Path) -> None:
     train = ("train", *AGENT, *STORAGE, "-n", "150", "--eval-freq", "-1", "-f", "first")
     assert "Loading trial 0 of study shared" in in_process(folder, *train, "--trial-id", "0", *PARAMS)
     assert saved(folder / "first" / "rainbow" / "CartPole-v1_1" / "CartPole-v1.zip")["num_timesteps"] >= 150
-    assert "trial_id=99 is no trial with parameters of study shared" in mistake(folder, *train, "--trial-id", "99", *PARAMS)
+    assert "trial_id=99 is not a trial with parameters of study shared" in mistake(folder, *train, "--trial-id", "99", *PARAMS)
 
 
 def test_a_study_goes_on(folder: Path) -> None:
