@@ -68,6 +68,50 @@ def test_both_networks_are_equal_after_a_hard_update(name: str, tmp_path: Path) 
     assert_equal_networks(loaded)
 
 
+def normed(layer: nn.Conv2d) -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(layer)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList([normed(nn.Conv2d(channels, channels, 3, padding=1)) for _ in range(2)])
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        first, second = self.convolutions
+        return x + second(th.relu(first(th.relu(x))))
+
+
+class Impala(BaseFeaturesExtractor):
+    """The body of Espeholt et al. 2018, small, with spectral normalisation of the residual convolutions."""
+
+    def __init__(self, observation_space: Any) -> None:
+        layers: list[nn.Module] = []
+        channels = observation_space.shape[0]
+        for size in (4, 8):
+            layers += [nn.Conv2d(channels, size, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1), Residual(size)]
+            channels = size
+        super().__init__(observation_space, 8 * 9 * 9)  # of 36x36
+        self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("name", ["Rainbow", "IQN", "QRDQN"])
+def test_a_body_of_residual_convolutions_with_spectral_normalisation(name: str) -> None:
+    policy_kwargs = dict(features_extractor_class=Impala, net_arch=[16])
+    model = make(ALGORITHMS[name], vec_env("image"), kind="image", policy_kwargs=policy_kwargs, train_freq=4, **ON_EACH_STEP)
+    model.learn(40)
+    assert model._n_updates > 2
+    model._on_step()
+    obs = model.replay_buffer.sample(3).observations
+    for network in (model.q_net, model.q_net_target):
+        network.set_training_mode(False)
+    with th.no_grad():
+        assert th.equal(model.q_net.acting_values(obs), model.q_net_target.acting_values(obs))
+
+
 def test_buffers_are_copied_whatever_tau() -> None:
     model = make_model("QRDQN", tau=0.1, target_update_interval=10)
     model.learn(60)
