@@ -131,7 +131,8 @@ class Pauses(LongAgo):
 
     def _on_rollout_start(self):
         super()._on_rollout_start()
-        if collector := self.model._intake:
+        if self.model._intake:
+            collector = self.model._intake.actors
             collector.looked -= 1000
             collector.last_block -= 1000
 
