@@ -204,7 +204,7 @@ def test_arguments_that_a_checkpoints_replay_buffer_does_not_follow(name: str, v
     shown = {"replay_buffer_class": "ReplayBuffer", "replay_buffer_kwargs": 0.5}.get(name, value)
     named = "priority_eps" if name == "replay_buffer_kwargs" else name
     message = (
-        rf"{named}={shown} is not that of the replay buffer in path=.*checkpoint\.zip, {saved}: leave it out, or use load()"
+        rf"{named}={shown} differs from the replay buffer's {saved} in path=.*checkpoint\.zip: leave it out, or use load()"
     )
     with pytest.raises(ValueError, match=message):
         QRDQN.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), **{name: value})

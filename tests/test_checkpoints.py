@@ -185,10 +185,10 @@ def test_statistics_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     assert np.array_equal(env.obs_rms.mean, model.env.obs_rms.mean) and env.obs_rms.count == model.env.obs_rms.count
     assert env.ret_rms.var == model.env.ret_rms.var
     loaded.learn(20, reset_num_timesteps=False)
-    with pytest.raises(ValueError, match=r"normalised.* are not alike: wrap both in VecNormalize"):
+    with pytest.raises(ValueError, match=r"normalised.* differ: wrap both in VecNormalize"):
         QRDQN.load_checkpoint(tmp_path / "normalised", env=vec_env())
     make(QRDQN).save_checkpoint(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"plain.* are not alike: wrap both in VecNormalize, or none"):
+    with pytest.raises(ValueError, match=r"plain.* differ: wrap both in VecNormalize, or neither"):
         QRDQN.load_checkpoint(tmp_path / "plain", env=VecNormalize(vec_env()))
 
 
@@ -230,10 +230,10 @@ def test_no_transition_skips_a_step_after_a_stop(name: str, n_envs: int, error: 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("n_steps", 2, r"^n_steps=2 is not that of the replay buffer, 3: load the model .*n_steps=3.*or train with a new"),
-        ("gamma", 0.5, r"^gamma=0.5 is not that of the replay buffer, 0.9"),
-        ("alpha", 0.7, r"^alpha=0.7 is not that of the replay buffer, 0.5"),
-        ("prioritized", False, r"^alpha=0.0 is not that of the replay buffer, 0.5"),
+        ("n_steps", 2, r"^n_steps=2 differs from the replay buffer's 3: load the model .*n_steps=3.*or train with a new"),
+        ("gamma", 0.5, r"^gamma=0.5 differs from the replay buffer's 0.9"),
+        ("alpha", 0.7, r"^alpha=0.7 differs from the replay buffer's 0.5"),
+        ("prioritized", False, r"^alpha=0.0 differs from the replay buffer's 0.5"),
     ],
 )
 def test_a_replay_buffer_of_other_settings(name: str, value: Any, message: str, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ SPACES: list[tuple[spaces.Space, spaces.Space, str]] = [
     (
         spaces.Dict(image=BOX, mission=spaces.Text(9)),
         spaces.Discrete(3),
-        r"observation_space\['mission'\]=Text\(.*, which networks cannot take: leave it out .*FilterObservation",
+        r"observation_space\['mission'\]=Text\(.*, which networks cannot process: remove it .*FilterObservation",
     ),
-    (spaces.Dict(a=spaces.Dict(b=BOX)), spaces.Discrete(3), r"observation_space\['a'\]=Dict.*: leave it out"),
-    (spaces.Text(9), spaces.Discrete(3), r"observation_space=Text.*, which networks cannot take: change it into numbers"),
-    (spaces.Tuple([BOX]), spaces.Discrete(3), r"observation_space=Tuple.*, which networks cannot take: change it"),
+    (spaces.Dict(a=spaces.Dict(b=BOX)), spaces.Discrete(3), r"observation_space\['a'\]=Dict.*: remove it"),
+    (spaces.Text(9), spaces.Discrete(3), r"observation_space=Text.*, which networks cannot process: convert it to numbers"),
+    (spaces.Tuple([BOX]), spaces.Discrete(3), r"observation_space=Tuple.*, which networks cannot process: convert it"),
 ]
 
 

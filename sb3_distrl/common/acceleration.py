@@ -1,4 +1,4 @@
-"""Gradient steps in less time: what the algorithms' ``precision`` and ``compile`` stand for, and layouts of memory."""
+"""Faster gradient steps: the ``precision`` and ``compile`` arguments of the algorithms, and memory allocation."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 
 PRECISIONS = {"float32": th.float32, "bf16": th.bfloat16}
-MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would quietly not compile any more
+MOST_VARIANTS = 1024  # of a function, for networks of different layers; after 8, torch would silently stop compiling
 LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines (mallopt(3))
 
 
@@ -15,9 +15,8 @@ LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20  # bytes, glibc's on 64-bit machines
 def compiled(function: Callable, device_type: str) -> Callable:
     """
     :param function: on tensors, without side effects
-    :param device_type: where they are; on CUDA the function is recorded as a graph, whose kernels start at once, and what it
-        returns is overwritten by the next call
-    :return: the same, compiled when it is called; kept here and not by its users, so that these can be copied and saved
+    :return: the function, compiled on its first call. On CUDA it is recorded as a graph, whose results the next call
+        overwrites. Cached here rather than by its users, which must stay copyable and picklable
     """
     on_cuda = device_type == "cuda"
     graph = th.compile(function, mode="reduce-overhead" if on_cuda else None)
@@ -36,10 +35,7 @@ def _twice(x: th.Tensor) -> th.Tensor:
 
 
 def check_compiler(device: th.device) -> None:
-    """
-    :param device: to compile for
-    :raises ValueError: if torch.compile does not work here
-    """
+    """:raises ValueError: if torch.compile does not work on the device"""
     try:
         compiled(_twice, device.type)(th.ones(2, device=device))
     except Exception as error:
@@ -51,27 +47,22 @@ def check_compiler(device: th.device) -> None:
 
 
 def check_acceleration(precision: str, compile: bool, device: th.device) -> None:
-    """
-    :param precision: of the passes through the networks
-    :param compile: whether torch.compile is to be used
-    :param device: that they are on
-    :raises ValueError: if the precision is unknown, or if one of them is not to be had on the device
-    """
+    """:raises ValueError: if the precision is unknown, or if precision or compilation is not available on the device"""
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}.")
     available = th.amp.is_autocast_available(device.type)
     if precision == "bf16" and not (available and (device.type != "cuda" or th.cuda.is_bf16_supported())):
-        raise ValueError(f"precision='bf16' is not to be had on device={device}: use precision='float32'.")
+        raise ValueError(f"precision='bf16' is not available on device={device}: use precision='float32'.")
     if compile:
         check_compiler(device)
 
 
 def keep_freed_memory() -> None:
     """
-    Have glibc's malloc keep what is freed, up to twice 32 MiB, for the next gradient step.
+    Make glibc's malloc keep up to 64 MiB of freed memory for the next gradient step.
 
-    It returns the top of the heap to the system when that is larger than twice the largest block that was ever mapped and
-    freed; gradients of large layers are then mapped anew, page by page, on each gradient step. Freeing one large block,
-    which nobody has touched, is the documented way to raise that threshold; other allocators do not mind.
+    malloc returns the top of the heap to the system when it exceeds twice the largest mapped block freed so far; gradients of
+    large layers are then mapped again, page by page, in each gradient step. Freeing one large, untouched block is the
+    documented way to raise that threshold. It has no effect on other allocators.
     """
     th.empty(LARGEST_DYNAMIC_MMAP_THRESHOLD - 2**16, dtype=th.uint8)

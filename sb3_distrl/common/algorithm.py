@@ -1,4 +1,4 @@
-"""The base of all algorithms: how they learn."""
+"""The base class of all algorithms."""
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -35,48 +35,47 @@ from sb3_distrl.networks import Noise
 
 SelfValueAlgorithm = TypeVar("SelfValueAlgorithm", bound="ValueAlgorithm")
 
-NORM_EVERY = 10  # gradient steps between norms of gradients, where none are clipped: a pass over the memory for a log
+NORM_EVERY = 10  # gradient steps between gradient norms if gradients are not clipped: a norm only for the log costs time
 NOT_SAVED = "_metrics", "_learning", "_final_observations", "_defer_next", "_overlap_env"
-LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, where no log is written before
+LOG_EVERY = 100  # gradient steps between transfers of metrics from the device, unless logs are written more often
 
 
 class ValueAlgorithm(ValueModel):
     """
     Value-based learning in SB3: sampling, weighting, replay ratio, logging, and gradient steps while environments step.
 
-    A subclass brings :meth:`loss`, and may override :meth:`targets`, :meth:`select_actions` and :meth:`policy_arguments`.
+    A subclass implements :meth:`loss`, and may override :meth:`targets`, :meth:`select_actions` and :meth:`policy_arguments`.
 
-    All arguments that SB3's DQN has keep their meaning, except that epsilon is drawn for each environment of a
-    vectorised step on its own, and that each update of the target network also copies the online network's buffers, such as
-    the statistics of batch normalisation, whatever ``tau``. These come on top:
+    All arguments of SB3's DQN keep their meaning, with two exceptions: epsilon-greedy draws separately for each environment of
+    a vectorised step, and each update of the target network also copies the online network's buffers (e.g. batch normalisation
+    statistics), whatever ``tau``. Additional arguments:
 
-    :param optimize_memory_usage: keep each frame of a stack once in this library's replay buffers; ``None`` does so for images
+    :param optimize_memory_usage: store each frame of a stack once in this library's replay buffers; ``None``: for images only
     :param n_steps: rewards in a return (Sutton 1988), in environment steps
-    :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
+    :param double_q: choose the next action with the online network (van Hasselt et al. 2016)
     :param prioritized: prioritized replay (Schaul et al. 2016); otherwise uniform
-    :param alpha: how much priorities count in sampling, 0 (not at all) to 1
-    :param beta_initial: exponent of the importance-sampling weights at the beginning
-    :param beta_final: exponent at the end
-    :param beta_fraction: fraction of the training over which beta moves
-    :param replay_ratio: gradient steps per transition, whatever the number of environments; it replaces
-        ``gradient_steps``, and ``train_freq`` says after how many vectorised steps those that are due are done.
-        SB3's ``train_freq`` counts vectorised steps: with ``replay_ratio=None``, 8 environments train 8 times less per
-        transition than 1
-    :param overlap: do gradient steps while the environments step, see :class:`~sb3_distrl.common.overlap.OverlapVecEnv`;
-        with SubprocVecEnv both run side by side. ``False`` is SB3's order
-    :param precision: of the passes through the networks: "float32", or "bf16" (bfloat16 by autocast, with parameters, losses
-        and projections in float32), which is faster where the processor computes in it
-    :param compile: compile the loss with its passes through the networks by ``torch.compile``, when it is first computed
-    :param risk: the measure of the return that actions maximise, see :class:`~sb3_distrl.common.model.ValueModel`: "mean",
-        "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
+    :param alpha: how much priorities count in sampling, from 0 (not at all) to 1
+    :param beta_initial: initial exponent of the importance-sampling weights
+    :param beta_final: final exponent
+    :param beta_fraction: fraction of the training over which beta is annealed
+    :param replay_ratio: gradient steps per transition, whatever the number of environments. It replaces ``gradient_steps``;
+        ``train_freq`` then says after how many vectorised steps the due gradient steps are done. With ``replay_ratio=None``,
+        ``train_freq`` counts vectorised steps as in SB3, so 8 environments train 8 times less per transition than 1
+    :param overlap: do gradient steps while the environments step, see :class:`~sb3_distrl.common.overlap.OverlapVecEnv`; with
+        SubprocVecEnv both run in parallel. ``False`` is SB3's order
+    :param precision: of the forward and backward passes: "float32", or "bf16" (bfloat16 by autocast; parameters, losses and
+        projections stay in float32), which is faster on processors that support it
+    :param compile: compile the loss, including its passes through the networks, with ``torch.compile`` on first use
+    :param risk: the risk measure of the return that actions maximise, see :class:`~sb3_distrl.common.model.ValueModel`:
+        "mean", "cvar:0.25" (of the worst 25%), "wang:-0.75", "power:-2", "cpw:0.71", "norm:3", or a
         :class:`~sb3_distrl.functional.risk.Distortion`
-    :param bootstrap_risk: that by which targets choose the next action; ``None``: the same, as in IQN's paper
+    :param bootstrap_risk: the risk measure by which targets choose the next action; ``None``: ``risk``, as in the IQN paper
     :raises ValueError: for arguments out of range
     """
 
-    _learning = False  # whether learn() is at work
+    _learning = False  # whether learn() is running
     _deferred_steps = 0  # gradient steps to do during the next environment step
-    _defer_next = False  # whether train() defers what it is asked for
+    _defer_next = False  # whether the next train() defers its gradient steps
     _overlap_env: OverlapVecEnv | None = None
 
     def __init__(
@@ -114,34 +113,34 @@ class ValueAlgorithm(ValueModel):
         self._gradient_steps_due = 0.0
         self._metrics = RunningMetrics()
         self._final_observations = FinalObservations()
-        self._logger = Logger(folder=None, output_formats=[])  # until learn() makes one, for train() without it
+        self._logger = Logger(folder=None, output_formats=[])  # for train() before learn() creates one
         super().__init__(policy, env, verbose=verbose, **dqn_arguments)  # type: ignore[arg-type]
 
     def _setup_model(self) -> None:
         take_numbers(self)
         self._check_arguments()
-        self._deferred_steps = vars(self).pop("_put_off", self._deferred_steps)  # the name in files of 0.1.0
+        self._deferred_steps = vars(self).pop("_put_off", self._deferred_steps)  # its name in files saved by 0.1.0
         if self.device.type == "cpu":
             keep_freed_memory()
         make_replay_buffer(self)
         given = dict(n_steps=self.n_steps, policy_kwargs=self.policy_kwargs)
-        self.n_steps, self.policy_kwargs = 1, self.policy_arguments()  # SB3 would warn of n_steps, which the buffer has
+        self.n_steps, self.policy_kwargs = 1, self.policy_arguments()  # with n_steps > 1 SB3 would warn; our buffer handles it
         super()._setup_model()
         vars(self).update(given)
-        copy_buffers(self.q_net, self.q_net_target)  # the policy copies only those that are saved
+        copy_buffers(self.q_net, self.q_net_target)  # the policy's load_state_dict copies persistent buffers only
         if self.exploration_fraction == 0:  # SB3's schedule would divide by it
             self.exploration_schedule = ConstantSchedule(self.exploration_final_eps)
 
     def policy_arguments(self) -> dict[str, Any]:
-        """:return: arguments for the policy, made of ``policy_kwargs``, which stay as they were given"""
+        """:return: arguments for the policy, made from ``policy_kwargs``, which are not changed"""
         return policy_arguments(self.policy_kwargs)
 
     def buffer_settings(self) -> dict[str, float]:
-        """:return: arguments of this library's buffers that the algorithm has as well"""
+        """:return: arguments of this library's buffers that are arguments of the algorithm, too"""
         return dict(n_steps=self.n_steps, gamma=self.gamma, alpha=self.alpha if self.prioritized else 0.0)
 
     def _check_arguments(self) -> None:
-        self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have put a name there
+        self.risk, self.bootstrap_risk = self.risk, self.bootstrap_risk  # load() may have set names
         check_arguments(self)
 
     def _setup_learn(
@@ -156,7 +155,7 @@ class ValueAlgorithm(ValueModel):
             discard_unread(self.env)
         given = self.optimize_memory_usage
         if isinstance(buffer, PrioritizedReplayBuffer):
-            self.optimize_memory_usage = False  # SB3 would warn of what it does to its own buffers
+            self.optimize_memory_usage = False  # SB3 would warn of a problem that only its own buffers have
         try:
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
         finally:
@@ -165,11 +164,11 @@ class ValueAlgorithm(ValueModel):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, *args: Any, **kwargs: Any
     ) -> RolloutReturn:
-        """Collect transitions, as in SB3, and do deferred gradient steps meanwhile; also store a step that stops training."""
+        """Collect transitions as in SB3, do deferred gradient steps meanwhile, and store the step at which training stops."""
         self._defer_next, stoppable = False, StoppableFreq(*train_freq)
         overlap = self.overlap and not isinstance(self.replay_buffer, HerReplayBuffer)
         if not overlap:
-            self._do_deferred_steps()  # a model may have been saved with some
+            self._do_deferred_steps()  # of a loaded model
         elif self._overlap_env is None or self._overlap_env.venv is not env:
             self._overlap_env = OverlapVecEnv(env, WeakMethod(self._do_deferred_steps))
         envs = self._overlap_env if overlap and self._overlap_env is not None else env
@@ -190,8 +189,8 @@ class ValueAlgorithm(ValueModel):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        # SB3 asks VecNormalize for the original observations, which have the wrong shape where it wrapped VecNormalize in
-        # VecTransposeImage. With norm_obs=False the model's are the original ones
+        # SB3 asks VecNormalize for the original observations, which have the wrong shape if SB3 wrapped VecNormalize in
+        # VecTransposeImage. With norm_obs=False new_obs is already the original
         self._final_observations.look(self.env, dones)  # type: ignore[arg-type]
         normalize = self._vec_normalize_env
         try:
@@ -203,23 +202,23 @@ class ValueAlgorithm(ValueModel):
 
     @property
     def beta(self) -> float:
-        """The exponent of the importance-sampling weights at this point of the training."""
+        """The current exponent of the importance-sampling weights."""
         beta = LinearSchedule(self.beta_initial, self.beta_final, self.beta_fraction)(self._current_progress_remaining)
-        return sorted((self.beta_initial, beta, self.beta_final))[1]  # rounding may take it beyond them
+        return sorted((self.beta_initial, beta, self.beta_final))[1]  # rounding may exceed the limits
 
     @abstractmethod
     def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
         """
-        The loss of a batch, to be differentiated. Actors of Ape-X compute their initial priorities by it, without gradient.
+        The loss of a batch, to be differentiated. Ape-X actors also compute initial priorities with it, without gradients.
 
         :param batch: n-step transitions, with observations preprocessed by the online network, shape [B, ...]
-        :param bootstrap: what the value of the next state counts, gamma^n, and 0 after a termination; shape [B, 1]
-        :return: one loss, one priority and one value for each transition
+        :param bootstrap: discount of the next state's value: gamma^n, or 0 after a termination; shape [B, 1]
+        :return: a loss, a priority and a value for each transition
         """
 
     def targets(self, batch: Samples, bootstrap: th.Tensor) -> Any:
         """
-        What :meth:`loss` moves the returns of the actions taken towards, without gradient; arguments are the same.
+        The targets of :meth:`loss` (same arguments), computed without gradients.
 
         :return: in QRDQN and IQN samples of the return, shape [B, M]; in Rainbow atoms and probabilities, both [B, Z]
         """
@@ -227,11 +226,11 @@ class ValueAlgorithm(ValueModel):
 
     @property
     def target_risk(self) -> Distortion:
-        """The risk measure that the next action of a target maximises."""
+        """The risk measure by which targets choose the next action."""
         return self.risk if self.bootstrap_risk is None else self.bootstrap_risk
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """:return: context for passes through the networks in ``precision``; their results may be of that precision"""
+        """:return: context for passes through the networks in ``precision``; their results may have that precision"""
         return nullcontext() if self.precision == "float32" else th.autocast(self.device.type, th.bfloat16)
 
     def outputs(self, network: OutputNetwork, inputs: PyTorchObs) -> th.Tensor:
@@ -240,7 +239,7 @@ class ValueAlgorithm(ValueModel):
             return network.outputs(inputs, Noise.SHARED)
 
     def next_outputs(self, batch: Samples) -> th.Tensor:
-        """:return: the target network's outputs for the greedy next actions (``double_q``: the online one's), shape [B, Z]"""
+        """:return: the target network's outputs for greedy next actions (``double_q``: the online network's), shape [B, Z]"""
         assert isinstance(self.q_net, OutputNetwork) and isinstance(self.q_net_target, OutputNetwork)
         outputs = self.outputs(self.q_net_target, batch.next_observations)
         selecting = self.outputs(self.q_net, batch.next_observations) if self.double_q else outputs
@@ -255,16 +254,11 @@ class ValueAlgorithm(ValueModel):
             self._gradient_steps_due += self.replay_ratio * self.n_envs
 
     def steps_due(self) -> int:
-        """:return: gradient steps that ``replay_ratio`` asks for now"""
-        return int(self._gradient_steps_due + 1e-6)  # 10 times 0.1 is less than 1
+        """:return: gradient steps due under ``replay_ratio``"""
+        return int(self._gradient_steps_due + 1e-6)  # ten additions of 0.1 give less than 1
 
     def train(self, gradient_steps: int, batch_size: int = 32) -> None:
-        """
-        Do gradient steps; with ``overlap``, ``learn()`` defers them, and with ``replay_ratio`` it does those that are due.
-
-        :param gradient_steps: how many
-        :param batch_size: transitions in each batch
-        """
+        """Do gradient steps. ``learn()`` defers them with ``overlap``, and with ``replay_ratio`` does those that are due."""
         if self._defer_next:
             self._deferred_steps, self._defer_next = gradient_steps, False
             return
@@ -281,20 +275,20 @@ class ValueAlgorithm(ValueModel):
             self._record_metrics()
 
     def sample(self, batch_size: int) -> Samples:
-        """:return: a batch of the replay buffer, normalised and preprocessed, as :meth:`loss` takes it"""
+        """:return: a batch from the replay buffer, normalised and preprocessed, as :meth:`loss` takes it"""
         assert self.replay_buffer is not None
         beta = dict(beta=self.beta) if self.prioritized else {}
         return preprocess(self.q_net, self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, **beta))
 
     def gradient_step(self, batch: Samples) -> None:
-        """Minimise the loss of a batch of :meth:`sample`, hand on its priorities, and keep the metrics."""
+        """Minimise the loss of a batch from :meth:`sample`, update its priorities, and keep the metrics."""
         self._metrics.add(gradient_step(self, batch, measure_norm=self._metrics.count % NORM_EVERY == 0))
 
     def _do_deferred_steps(self) -> None:
         gradient_steps, self._deferred_steps = self._deferred_steps, 0
-        if gradient_steps > 0 and self.replay_buffer.size() > 0:  # type: ignore[union-attr]  # one may load a model without it
+        if gradient_steps > 0 and self.replay_buffer.size() > 0:  # type: ignore[union-attr]  # may be loaded without it
             self.train(gradient_steps, self.batch_size)
-            self.policy.set_training_mode(False)  # as SB3 has it while it collects
+            self.policy.set_training_mode(False)  # as in SB3 while collecting
 
     def _record_metrics(self) -> dict[str, float]:
         metrics = self._metrics.values()
@@ -324,9 +318,9 @@ class ValueAlgorithm(ValueModel):
         """
         Learn, as in SB3.
 
-        :param total_timesteps: environment steps over all environments; by default the budget of the papers, 200M Atari
-            frames, which the schedules' default fractions are made for
-        :param tb_log_name: name of the TensorBoard run; by default that of the algorithm
+        :param total_timesteps: environment steps over all environments; default: the budget of the papers, 200M Atari frames,
+            which the default fractions of the schedules assume
+        :param tb_log_name: name of the TensorBoard run; default: the algorithm's name
         :return: the model
         """
         updates, self._learning = self._n_updates, True
@@ -336,13 +330,13 @@ class ValueAlgorithm(ValueModel):
         finally:
             self._learning = False
         if "skipped" in self._metrics.totals:
-            self._record_metrics()  # raises if a step was skipped
+            self._record_metrics()  # raises an error about skipped steps
         if self._n_updates == updates:
             warn_of_no_gradient_step(self, total_timesteps)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_overlap_env": None}  # so that models can be copied, which SB3's wrappers cannot
+        return {**vars(self), "_overlap_env": None}  # SB3's wrappers cannot be copied, but models should
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *NOT_SAVED]

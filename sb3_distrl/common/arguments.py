@@ -40,11 +40,7 @@ TRANSFORM_ACTION = (
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :raises ValueError: if value-based algorithms cannot choose such actions, or networks cannot take such observations
-    """
+    """:raises ValueError: for actions that value-based algorithms, or observations that networks do not support"""
     if not isinstance(action_space, spaces.Discrete):
         raise ValueError(
             f"env has action_space={action_space}, but value-based algorithms need a Discrete one: "
@@ -52,17 +48,17 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         )
     if action_space.start != 0:
         wrapper = TRANSFORM_ACTION.format(start=action_space.start, n=action_space.n)
-        raise ValueError(f"env has action_space={action_space}, but actions must start at 0: add the start by {wrapper}.")
+        raise ValueError(f"env has action_space={action_space}, but actions must start at 0: add the start with {wrapper}.")
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
     for key, space in parts.items():
         name = "observation_space" if key is None else f"observation_space[{key!r}]"
         if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
             remedy = (
-                "change it into numbers in a wrapper"
+                "convert it to numbers in a wrapper"
                 if key is None
-                else "leave it out by a wrapper such as gymnasium.wrappers.FilterObservation, or change it into numbers"
+                else "remove it with a wrapper such as gymnasium.wrappers.FilterObservation, or convert it to numbers"
             )
-            raise ValueError(f"env has {name}={space}, which networks cannot take: {remedy}.")
+            raise ValueError(f"env has {name}={space}, which networks cannot process: {remedy}.")
         if np.any(getattr(space, "start", 0) != 0):
             raise ValueError(
                 f"env has {name}={space}, but observations must start at 0: subtract the start in a wrapper such as "
@@ -71,21 +67,17 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
 
 
 def refuse_vector_env(env: Any) -> None:
-    """
-    :param env: environment
-    :raises ValueError: if it is one of Gymnasium's vector environments
-    """
+    """:raises ValueError: for a vector environment of Gymnasium"""
     if isinstance(env, VectorEnv):
         raise ValueError(
-            f"env={env} is a vector environment of Gymnasium, which Stable-Baselines3 does not take: use its VecEnv, e.g. "
+            f"env={env} is a vector environment of Gymnasium, which Stable-Baselines3 does not support: use its VecEnv, e.g. "
             f'make_vec_env("CartPole-v1", n_envs={env.num_envs}) of stable_baselines3.common.env_util.'
         )
 
 
 def as_arrays(observation: Any) -> np.ndarray | dict[str, np.ndarray]:
     """
-    :param observation: that ``predict`` was given; lists and numbers are taken, too
-    :return: the same in arrays
+    :return: an observation given to ``predict``, which may contain lists and numbers, as arrays
     :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
     """
     if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
@@ -100,10 +92,7 @@ def as_arrays(observation: Any) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def check_images(model: ValueAlgorithm) -> None:
-    """
-    :param model: with its arguments as attributes, before networks are made
-    :raises ValueError: for images that are too small for the convolutions of the Nature DQN
-    """
+    """:raises ValueError: for images too small for the convolutions of the Nature DQN"""
     space, policy_kwargs = model.observation_space, model.policy_kwargs
     extractor = policy_kwargs.get("features_extractor_class") or default_features_extractor(model.policy_class)
     if extractor is CombinedExtractor and isinstance(space, spaces.Dict):
@@ -128,10 +117,7 @@ def check_images(model: ValueAlgorithm) -> None:
 
 
 def default_features_extractor(policy_class: type[BasePolicy]) -> type[BaseFeaturesExtractor] | None:
-    """
-    :param policy_class: of this library, of SB3 or of sb3-contrib
-    :return: what it takes unless told otherwise, if that can be seen
-    """
+    """:return: the default of a policy class of this library, of SB3 or of sb3-contrib; ``None`` if unknown"""
     if issubclass(policy_class, ValuePolicy):
         return policy_class.default_features_extractor
     parameter = inspect.signature(policy_class).parameters.get("features_extractor_class")
@@ -139,12 +125,7 @@ def default_features_extractor(policy_class: type[BasePolicy]) -> type[BaseFeatu
 
 
 def take_numbers(model: ValueAlgorithm) -> None:
-    """
-    Make ints of whole numbers of other types, which sweeps and files give.
-
-    :param model: with its arguments as attributes
-    :raises ValueError: naming an argument that is no whole number
-    """
+    """Convert whole numbers of other types, as sweeps and files give them, to ints; raise a ValueError for other values."""
     for name, remedy in WHOLE_NUMBERS.items():
         setattr(model, name, whole_number(name, getattr(model, name), remedy))
     if model.seed is not None:
@@ -161,9 +142,8 @@ def take_numbers(model: ValueAlgorithm) -> None:
 
 def policy_arguments(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    :param policy_kwargs: that the user gave
-    :return: a copy for the policy, with ints for whole numbers of other types
-    :raises ValueError: naming an argument that is no whole number
+    :return: a copy of ``policy_kwargs`` for the policy, with whole numbers of other types converted to ints
+    :raises ValueError: naming an argument that is not a whole number
     """
     arguments = {name: dict(value) if isinstance(value, dict) else value for name, value in policy_kwargs.items()}
     if arguments.get("net_arch") is not None:
@@ -175,17 +155,14 @@ def policy_arguments(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_arguments(model: ValueAlgorithm) -> None:
-    """
-    :param model: with its arguments as attributes, before networks and replay buffer are made
-    :raises ValueError: naming the argument, its value and the remedy
-    """
+    """:raises ValueError: naming the argument out of range, its value and the remedy"""
     if hasattr(model, "_loss"):
         raise ValueError(f"{type(model).__name__} overrides _loss, which nothing calls: the method is called loss.")
     own_policy = model.policy_aliases["MlpPolicy"]
     if not issubclass(model.policy_class, own_policy):
         raise ValueError(
-            f"policy={model.policy_class.__name__} is no policy of {type(model).__name__}: use one of "
-            f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that the model was saved by."
+            f"policy={model.policy_class.__name__} is not a policy of {type(model).__name__}: use one of "
+            f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that saved the model."
         )
     check_spaces(model.observation_space, model.action_space)
     check_images(model)

@@ -9,15 +9,12 @@ from sb3_distrl.validation import check_at_least
 
 
 def steps_of(checkpoint: Path) -> int:
-    """
-    :param checkpoint: of a :class:`RollingCheckpointCallback`
-    :return: environment steps of the model when it was made
-    """
+    """:return: the model's environment steps in a checkpoint of :class:`RollingCheckpointCallback`"""
     return int(checkpoint.name.removesuffix("_steps.zip").rpartition("_")[2])
 
 
 def _checkpoints(folder: str | Path, name_prefix: str) -> list[Path]:
-    """:return: the oldest first"""
+    """:return: oldest first"""
     found = Path(folder).glob(f"{name_prefix}_*_steps.zip")
     own = [path for path in found if path.name.removeprefix(f"{name_prefix}_").removesuffix("_steps.zip").isdecimal()]
     return sorted(own, key=steps_of)
@@ -27,7 +24,7 @@ def latest_checkpoint(folder: str | Path, name_prefix: str = "checkpoint") -> Pa
     """
     :param folder: of a :class:`RollingCheckpointCallback`
     :param name_prefix: of its files
-    :return: the checkpoint of most steps, or ``None`` if there is none yet
+    :return: the checkpoint with the most steps, or ``None`` if there is none yet
     """
     checkpoints = _checkpoints(folder, name_prefix)
     return checkpoints[-1] if checkpoints else None
@@ -35,17 +32,17 @@ def latest_checkpoint(folder: str | Path, name_prefix: str = "checkpoint") -> Pa
 
 class RollingCheckpointCallback(BaseCallback):
     """
-    Save checkpoints, from which training goes on exactly, and keep the last ones: ``<name_prefix>_<steps>_steps.zip``.
+    Save checkpoints for exact resuming, ``<name_prefix>_<steps>_steps.zip``, and keep the last ones.
 
-    They are made between rollouts, where no step is half done: with ``train_freq=4``, at most 4 vectorised steps late. An
-    older one is deleted when a new one is whole. The last one is made when training ends. Weights that are not finite are not
-    saved: training ends with a ValueError, and the former checkpoints stay.
+    They are saved when training ends, and between rollouts, when no step is half done: with ``train_freq=4``, up to 4
+    vectorised steps late. An old one is deleted once a new one is complete. Weights that are not finite are not saved:
+    training ends with a ValueError, and earlier checkpoints stay.
 
     :param save_freq: environment steps, over all environments, between checkpoints
-    :param folder: where to
+    :param folder: where to save them
     :param name_prefix: of the files
     :param keep: how many to keep
-    :param verbose: 1 tells of each checkpoint
+    :param verbose: 1 prints each checkpoint's path
     :raises ValueError: for arguments out of range
     """
 
@@ -65,7 +62,7 @@ class RollingCheckpointCallback(BaseCallback):
                 f"model={type(self.model).__name__} cannot be resumed exactly: use sb3_distrl's algorithms, or SB3's "
                 "CheckpointCallback."
             )
-        for left_over in self.folder.glob(f".{self.name_prefix}_*_steps.zip.tmp"):  # of a process that was killed
+        for left_over in self.folder.glob(f".{self.name_prefix}_*_steps.zip.tmp"):  # of a killed process
             left_over.unlink()
 
     def _on_training_start(self) -> None:

@@ -9,16 +9,16 @@ from numpy.typing import ArrayLike
 from sb3_distrl.functional import CVaR, Distortion, as_distortion
 from sb3_distrl.validation import check_fraction
 
-TOLERANCE = 1e-4  # of sums of float32 probabilities
+TOLERANCE = 1e-4  # for sums of float32 probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class ValueDistribution:
     """
-    Discrete distributions of the return, one for each action; in units of discounted (and, if so, clipped or normalised)
-    return. All methods work on all distributions at once. Two objects are equal only if they are the same one.
+    Discrete distributions of the return, one for each action, in units of discounted (and, if so, clipped or normalised)
+    return. All methods work on all distributions at once. Objects are compared by identity.
 
-    :param values: atoms, kept in ascending order, shape [..., A, Z]
+    :param values: atoms, sorted on creation, shape [..., A, Z]
     :param probabilities: of the atoms, same shape
     :raises ValueError: if the shapes differ, or probabilities are negative or do not sum to 1
     """
@@ -50,16 +50,16 @@ class ValueDistribution:
 
     def quantile(self, q: ArrayLike) -> np.ndarray:
         """
-        The lowest atom that the return does not exceed with probability q at least.
+        The lowest atom that the return does not exceed with probability at least q.
 
-        :param q: in [0, 1], one or an array of shape [...]
-        :return: for one, shape [..., A]; otherwise with the axes of ``q`` at the end
+        :param q: in [0, 1], a number or an array of shape [...]
+        :return: for a number, shape [..., A]; otherwise with the axes of ``q`` at the end
         :raises ValueError: for a q out of range
         """
         fractions = np.asarray(q, dtype=np.float64)
         if not ((fractions >= 0) & (fractions <= 1)).all():
             raise ValueError(f"q={fractions} must be in [0, 1]: use e.g. 0.5 for the median.")
-        cumulative = self._cumulative()[..., None, :-1]  # the last atom is what remains
+        cumulative = self._cumulative()[..., None, :-1]  # the last atom takes the rest
         index = (cumulative < fractions.reshape(-1, 1) - 1e-9).sum(axis=-1)  # [..., A, Q]
         quantiles = np.take_along_axis(self.values, index, axis=-1)
         return quantiles.reshape(*self.values.shape[:-1], *fractions.shape)
@@ -77,9 +77,8 @@ class ValueDistribution:
 
     def probability_below(self, value: ArrayLike) -> np.ndarray:
         """
-        :param value: one, or an array of shape [...], in units of return
-        :return: probabilities of a return less than that; for one, shape [..., A], otherwise with the axes of ``value`` at
-            the end
+        :param value: a number, or an array of shape [...], in units of return
+        :return: probabilities of a lower return; for a number, shape [..., A], otherwise with the axes of ``value`` at the end
         """
         bounds = np.asarray(value, dtype=np.float64)
         below = self.values[..., None, :] < bounds.reshape(-1, 1)  # [..., A, V, Z]

@@ -1,4 +1,4 @@
-"""A trained model as a torch module, to export."""
+"""A trained model as a torch module to export."""
 
 import copy
 from collections.abc import Callable
@@ -15,12 +15,12 @@ class GreedyPolicy(nn.Module):
     """
     Greedy actions for observations: what ``model.greedy_policy()`` returns, for ``torch.export`` and ``torch.onnx``.
 
-    The example that torch traces must hold two observations or more, as torch takes a batch of one for a batch that is
-    always one. Names of Dict observations are kept. All risk measures of this library can be exported.
+    Trace it with an example of at least two observations: torch would fix the batch size at one otherwise. Keys of Dict
+    observations are kept. All risk measures of this library can be exported.
 
-    :param network: value network; it is copied, so that training on does not change the policy
+    :param network: value network; it is copied, so that further training does not change the policy
     :param select_actions: of the algorithm, from values of shape [B, A]
-    :param risk: measure of the return
+    :param risk: risk measure of the return
     """
 
     def __init__(self, network: ValueNetwork, select_actions: Callable[[th.Tensor], th.Tensor], risk: Distortion) -> None:
@@ -32,9 +32,9 @@ class GreedyPolicy(nn.Module):
 
     def forward(self, observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """
-        :param observations: as ``model.observation_space`` has them, before preprocessing: images are bytes, channel-first.
-            Shape [B, ...]; a dict of such tensors for a Dict space
-        :return: actions, shape [B], and the values that they maximise, as of ``model.q_values``, shape [B, A]
+        :param observations: from ``model.observation_space``, not preprocessed: images are bytes, channel-first. Shape [B,
+            ...]; a dict of such tensors for a Dict space
+        :return: actions, shape [B], and the values that they maximise, as from ``model.q_values``, shape [B, A]
         """
         values = self.network.acting_values(observations, risk=self.risk)
         return self.select_actions(values), values

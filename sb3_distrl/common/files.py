@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and objects with large arrays in them, streamed."""
+"""Atomic writing of files, and streaming of objects with large arrays."""
 
 import errno
 import io
@@ -12,16 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-CHUNK = 1 << 22  # bytes handed on at a time: no copy is larger
-OBJECT = "object"  # its name in a file that holds nothing else
-MAPPED = 1 << 20  # bytes from which on arrays are mapped rather than read
+CHUNK = 1 << 22  # bytes copied at a time
+OBJECT = "object"  # its name in a file of one object
+MAPPED = 1 << 20  # bytes; larger arrays are memory-mapped instead of read
 
 
 def with_suffix(path: str | Path, suffix: str) -> Path:
     """
-    :param path: file name
     :param suffix: with its dot
-    :return: the path, with the suffix if it has none, as SB3 does
+    :return: the path, with the suffix if it has none, as in SB3
     """
     path = Path(path)
     return path if path.suffix else path.with_name(path.name + suffix)
@@ -29,10 +28,9 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
 
 def resolve_path(path: str | Path, suffix: str) -> Path:
     """
-    :param path: file name
     :param suffix: with its dot
-    :return: the file of this name, or of this name with the suffix, as SB3 finds it
-    :raises FileNotFoundError: if there is neither
+    :return: the existing file of this name, or of this name with the suffix, as in SB3
+    :raises FileNotFoundError: if neither exists
     """
     found = Path(path) if Path(path).exists() else with_suffix(path, suffix)
     if not found.exists():
@@ -43,15 +41,12 @@ def resolve_path(path: str | Path, suffix: str) -> Path:
 @contextmanager
 def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     """
-    What is written to the path given out takes the place of the file at once, when the block ends without an exception.
+    Replace a file by what is written to the path yielded, at once, if the block ends without an exception. Until then the old
+    file is kept, even if the process is killed.
 
-    Until then the former file is there, however the process dies.
-
-    :param path: the file
-    :param shared: whether several processes may write it at the same time; each then has a temporary file of its own
-    :return: where to write
+    :param shared: whether several processes may write it at the same time; each then has its own temporary file
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
@@ -66,10 +61,8 @@ def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
 @contextmanager
 def reading(path: str | Path | io.BufferedIOBase) -> Iterator[None]:
     """
-    Whatever is raised where the file is read in this block, which can be anything if it is damaged, becomes a ValueError.
-
-    :param path: the file, opened before
-    :raises ValueError: naming it
+    Turn any exception in this block, as a damaged file can cause any, into a ValueError that names the file. Open it before: a
+    missing file is another error.
     """
     try:
         yield
@@ -81,25 +74,15 @@ def reading(path: str | Path | io.BufferedIOBase) -> Iterator[None]:
 
 
 def check_entries(archive: zipfile.ZipFile, names: Iterable[str]) -> None:
-    """
-    :param archive: an archive
-    :param names: of the entries to read; others may be large
-    :raises zipfile.BadZipFile: or something else, if one was changed since it was written
-    """
+    """:raises zipfile.BadZipFile: or another exception, if one of the named entries has changed since it was written"""
     for name in names:
         with archive.open(name) as entry:
-            while entry.read(CHUNK):  # at the end it compares the checksum
+            while entry.read(CHUNK):  # the checksum is verified at the end
                 pass
 
 
 def write_object(archive: zipfile.ZipFile, name: str, thing: Any) -> None:
-    """
-    Pickle an object, its arrays next to it, so that they need not be copied.
-
-    :param archive: where to
-    :param name: under which name
-    :param thing: anything that can be pickled
-    """
+    """Pickle an object into an archive, with its arrays as separate entries, so that they are not copied."""
     buffers: list[pickle.PickleBuffer] = []
     archive.writestr(f"{name}/pickle", pickle.dumps(thing, protocol=5, buffer_callback=buffers.append))
     for number, buffer in enumerate(buffers):
@@ -110,11 +93,8 @@ def write_object(archive: zipfile.ZipFile, name: str, thing: Any) -> None:
 
 def read_object(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> Any:
     """
-    :param file: an open file
-    :param archive: the archive in it, that was written to without compression
-    :param name: under which name
-    :return: what :func:`write_object` wrote
-    :raises zipfile.BadZipFile: or something else, if it was changed since
+    :return: what :func:`write_object` wrote to the archive in the open file, without compression
+    :raises zipfile.BadZipFile: or another exception, if it has changed since it was written
     """
     in_archive = {entry.filename: entry for entry in archive.infolist()}
     entries: list[zipfile.ZipInfo] = []
@@ -124,7 +104,7 @@ def read_object(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> Any:
     buffers = [_content(file, entry) for entry in entries]
     thing = pickle.loads(pickled, buffers=buffers)
     released = [_released(buffer) for buffer in buffers]
-    if not all(released):  # the object does not copy these arrays: it would keep the file, on Windows even its name
+    if not all(released):  # the object did not copy these arrays: it would keep the file open, on Windows even its name
         del thing
         buffers = [(_content if copied else _read)(file, entry) for entry, copied in zip(entries, released, strict=True)]
         thing = pickle.loads(pickled, buffers=buffers)
@@ -132,10 +112,7 @@ def read_object(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def _released(buffer: memoryview | bytearray) -> bool:
-    """
-    :param buffer: of :func:`_content`
-    :return: whether nobody has the file mapped by it any more
-    """
+    """:return: whether a buffer of :func:`_content` no longer keeps the file mapped"""
     if isinstance(buffer, bytearray):
         return True
     mapping = buffer.obj
@@ -149,22 +126,14 @@ def _released(buffer: memoryview | bytearray) -> bool:
 
 
 def _start(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
-    """
-    :param file: an open file
-    :param entry: uncompressed
-    :return: where its bytes begin
-    """
-    file.seek(entry.header_offset + 26)  # the lengths of two fields of variable length, that follow
+    """:return: offset of an uncompressed entry's content"""
+    file.seek(entry.header_offset + 26)  # lengths of the two variable-length fields that follow
     name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return entry.header_offset + 30 + name_length + extra_length
 
 
 def _read(file: BinaryIO, entry: zipfile.ZipInfo) -> bytearray:
-    """
-    :param file: an open file
-    :param entry: uncompressed
-    :return: its bytes, in memory of their own; fewer, if the file ends before
-    """
+    """:return: an uncompressed entry's content, in its own memory; shorter if the file is truncated"""
     file.seek(_start(file, entry))
     content = bytearray(entry.file_size)
     del content[file.readinto(content) :]  # type: ignore[attr-defined]
@@ -173,10 +142,8 @@ def _read(file: BinaryIO, entry: zipfile.ZipInfo) -> bytearray:
 
 def _content(file: BinaryIO, entry: zipfile.ZipInfo) -> memoryview | bytearray:
     """
-    :param file: an open file
-    :param entry: uncompressed
-    :return: its bytes; from the file itself, if they are many, so that whoever copies them does not need the memory twice
-    :raises zipfile.BadZipFile: if they were changed since they were written
+    An uncompressed entry's content; if large, mapped from the file, so that copying it does not need the memory twice. Raises
+    zipfile.BadZipFile if it has changed since it was written.
     """
     size = entry.file_size
     if size < MAPPED:
@@ -188,24 +155,20 @@ def _content(file: BinaryIO, entry: zipfile.ZipInfo) -> memoryview | bytearray:
     for begin in range(0, len(content), CHUNK):
         checksum = zlib.crc32(content[begin : begin + CHUNK], checksum)
     if checksum != entry.CRC or len(content) != size:
-        raise zipfile.BadZipFile(f"{entry.filename} was changed since it was written")
+        raise zipfile.BadZipFile(f"{entry.filename} has changed since it was written")
     return content
 
 
 def save_object(path: str | Path, thing: Any) -> None:
-    """
-    :param path: file; it is whole, or what it was before, at any moment
-    :param thing: anything that can be pickled
-    """
+    """Pickle an object to a file, atomically."""
     with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         write_object(archive, OBJECT, thing)
 
 
 def load_object(path: str | Path) -> Any:
     """
-    :param path: file that :func:`save_object` wrote
-    :return: what was saved
-    :raises ValueError: if it was not, or if it is not whole
+    :return: what :func:`save_object` saved
+    :raises ValueError: if the file is something else, or is incomplete
     """
     with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
         return read_object(file, archive, OBJECT)

@@ -1,4 +1,4 @@
-"""Final observations that environments overwrite."""
+"""Detection of environments that overwrite final observations."""
 
 import copy
 import warnings
@@ -10,26 +10,21 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 class FinalObservations:
     """
-    Warns, once, of an environment that writes into an observation which it has returned.
+    Warns, once, of an environment that writes into an observation that it has returned.
 
-    SB3's VecEnvs reset an environment whose episode has ended before they copy its final observation. Where both are in one
-    array, the first observation of the next episode is stored in place of the final one, from which a truncated episode
-    bootstraps. Such an array equals the first observation, as it may by right, and changes later, which it may not.
+    SB3's VecEnvs reset an environment whose episode has ended before they copy its final observation. If both observations
+    share one array, the first observation of the next episode is stored instead of the final one, from which a truncated
+    episode bootstraps. Such an array equals the first observation, which is legitimate, and changes later, which is not.
 
-    Only DummyVecEnv can be looked into.
+    Only DummyVecEnv can be inspected.
     """
 
     def __init__(self) -> None:
         self.told = False
-        self._suspects: dict[int, tuple[Any, Any]] = {}  # by environment: the array, or dict, and what it held
+        self._suspects: dict[int, tuple[Any, Any]] = {}  # by environment: the array, or dict, and a copy
 
     def look(self, env: VecEnv, dones: np.ndarray) -> None:
-        """
-        Look at the environments after a step.
-
-        :param env: environments
-        :param dones: whether episodes ended at that step, shape [n_envs]
-        """
+        """Inspect the environments after a step; ``dones`` says whether episodes ended at that step, shape [n_envs]."""
         if self.told or not (self._suspects or dones.any()):
             return
         envs = env.unwrapped
@@ -55,11 +50,10 @@ class FinalObservations:
         return all(np.array_equal(np.asarray(self._part(final, key), part.dtype), part) for key, part in first.items())
 
     def _tell(self, i: int) -> None:
-        """:param i: index of the environment"""
         self.told = True
         self._suspects.clear()
         warnings.warn(
-            f"Environment {i} writes into an observation that it has returned, so that the first observation of an episode "
-            "takes the place of the final one of the episode before, from which truncated episodes bootstrap: let step() and "
-            "reset() return a copy, e.g. observation.copy()."
+            f"Environment {i} writes into an observation that it has returned, so the first observation of an episode "
+            "replaces the final one of the previous episode, from which truncated episodes bootstrap: let step() and reset() "
+            "return a copy, e.g. observation.copy()."
         )

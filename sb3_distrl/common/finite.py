@@ -1,4 +1,4 @@
-"""What must be finite before it is saved or handed on."""
+"""Checks that models and statistics are finite before they are saved or handed on."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ REMEDY = "lower the learning rate, or clip rewards and observations"
 
 
 def _is_finite(tensor: th.Tensor) -> bool:
-    # What is not finite stays so in a sum, which is quicker; so may be a sum of finite numbers
+    # The sum is faster, and finite only if all numbers are; but a sum of finite numbers may overflow
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def check_weights(network: th.nn.Module, n_updates: int, consequence: str) -> None:
     """
-    :param network: its parameters must be finite, its buffers must be numbers: a mask may be infinite
-    :param n_updates: gradient steps so far
-    :param consequence: of weights that are not, after a comma
+    Check that parameters are finite, and buffers not NaN: a mask may be infinite.
+
+    :param consequence: ends the error message
     :raises ValueError: naming the first weights that are not
     """
     parameters = {name for name, _ in network.named_parameters()}
@@ -30,11 +30,10 @@ def check_weights(network: th.nn.Module, n_updates: int, consequence: str) -> No
 
 def check_model(policy: Any, n_updates: int) -> None:
     """
-    :param policy: to be saved, with its optimizer: infinite moments of a gradient stop the training of its weights for good
-    :param n_updates: gradient steps so far
-    :raises ValueError: naming what is not finite
+    :raises ValueError: naming what is not finite of the weights and the optimizers' state: infinite moments of a gradient
+        would stop the training of its weights for good
     """
-    not_saved = "and the model is not saved, so that former files stay as they are"
+    not_saved = "and the model is not saved, so existing files are unchanged"
     check_weights(policy, n_updates, not_saved)
     names = {parameter: name for name, parameter in policy.named_parameters()}
     states = (item for optimizer in optimizers_of(policy).values() for item in optimizer.state.items())
@@ -48,14 +47,11 @@ def check_model(policy: Any, n_updates: int) -> None:
 
 
 def check_statistics(statistics: dict[str, Any]) -> None:
-    """
-    :param statistics: of VecNormalize, by name: a RunningMeanStd, or a dict of them
-    :raises ValueError: naming those that are not finite
-    """
+    """:raises ValueError: naming VecNormalize's statistics that are not finite"""
     for name, value in statistics.items():
         for each in value.values() if isinstance(value, dict) else [value]:
             if not (np.isfinite(each.mean).all() and np.isfinite(each.var).all()):
                 raise ValueError(
-                    f"VecNormalize's {name} is not finite, and no checkpoint is saved, so that former files stay as they are: "
-                    "fix the environment, which returned an observation or reward that is not."
+                    f"VecNormalize's {name} is not finite, and no checkpoint is saved, so existing files are unchanged: fix "
+                    "the environment, which returned an observation or reward that is not."
                 )

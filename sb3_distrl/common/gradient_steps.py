@@ -1,4 +1,4 @@
-"""Gradient steps are taken only where what leads to them is finite, so that weights always are."""
+"""Gradient steps, taken only if the loss and its gradients are finite, so that weights always are."""
 
 from __future__ import annotations
 
@@ -16,39 +16,29 @@ from sb3_distrl.common.policies import ValueNetwork
 if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
 
-LARGE_LOSS = 1e8  # from here on the gradients are measured on each step; with smaller losses their norm does not overflow
+LARGE_LOSS = 1e8  # from here on gradient norms are checked in each step; with smaller losses they do not overflow
 
 
 class NotFinite(Exception):
-    """Names the number that is not finite, such as ``loss=nan``."""
+    """Names a number that is not finite, such as ``loss=nan``."""
 
 
 def reading_waits(optimizer: th.optim.Optimizer, device: th.device) -> bool:
     """
-    :param optimizer: that takes the gradient steps
-    :param device: of the losses
-    :return: whether to leave the decision to the device, as reading a number would wait for it, and the optimizer can skip a
-        step by itself
+    :return: whether the device decides if a step is taken: reading a number would wait, and the optimizer can skip steps
+        itself
     """
     return device.type == "cuda" and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def preprocess(network: ValueNetwork, batch: Samples) -> Samples:
-    """
-    :param network: the online network
-    :param batch: of the replay buffer
-    :return: the same with observations preprocessed, once for all passes, and outside of what is compiled
-    """
+    """Preprocess the observations of a batch, once for all passes, and outside of compiled code."""
     obs, next_obs = network.preprocess_batch(batch.observations), network.preprocess_batch(batch.next_observations)
     return batch._replace(observations=obs, next_observations=next_obs)  # type: ignore[arg-type]
 
 
 def evaluate(model: ValueAlgorithm, batch: Samples) -> Loss:
-    """
-    :param model: the algorithm
-    :param batch: preprocessed
-    :return: the algorithm's loss of it, compiled if the model says so
-    """
+    """:return: the algorithm's loss of a preprocessed batch, compiled if ``model.compile``"""
     discounts = model.gamma if batch.discounts is None else batch.discounts
     loss = compiled(type(model).loss, model.device.type) if model.compile else type(model).loss
     return loss(model, batch, (1 - batch.dones) * discounts)
@@ -56,14 +46,12 @@ def evaluate(model: ValueAlgorithm, batch: Samples) -> Loss:
 
 def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> dict[str, th.Tensor]:
     """
-    Minimise the algorithm's loss of a batch, weighted by importance sampling, and hand the priorities to the replay buffer;
-    unless the loss, its gradients or the priorities are not finite.
+    Minimise the algorithm's loss of a preprocessed batch, weighted by importance sampling, and update the priorities, unless
+    the loss, its gradients or the priorities are not finite.
 
-    :param model: the algorithm
-    :param batch: preprocessed
-    :param measure_norm: whether the norm of the gradients is wanted as a metric, where clipping does not need it
-    :return: scalars to log; where the device decides, 1 for a step that was ``skipped``
-    :raises ValueError: where reading does not wait for the device, if the step was not taken
+    :param measure_norm: whether to log the norm of the gradients even if clipping does not need it
+    :return: scalars to log; where the device decides, 1 for a ``skipped`` step
+    :raises ValueError: if the step was not taken, unless the device decides
     """
     losses, priorities, q_values, metrics, extra = evaluate(model, batch)
     if model.prioritized:
@@ -82,7 +70,7 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
     if large or measure_norm or model.max_grad_norm is not None:
         seen["grad_norm"] = clip_gradients(model.q_net, model.max_grad_norm)
         metrics = {**metrics, "grad_norm": seen["grad_norm"]}
-    for pairs in gradients:  # these are not clipped
+    for pairs in gradients:  # of extra losses; not clipped
         for parameter, gradient in pairs:
             parameter.grad = gradient
     seen.update({name: part.detach() for name, part in extra.items()})
@@ -94,7 +82,7 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
             for optimizer in optimizers:
                 optimizer.step()
         if model.prioritized:
-            priorities = priorities.cpu()  # which the buffer needs anyway
+            priorities = priorities.cpu()  # the buffer needs them there anyway
             if on_device:
                 check_seen({"priorities": priorities.max()})
     except NotFinite as error:
@@ -106,36 +94,28 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
 
 
 def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
-    """
-    :param network: whose gradients are scaled down, if they are longer
-    :param max_norm: how long all of them may be together; ``None`` leaves them as they are
-    :return: how long they were
-    """
+    """:return: the norm of all gradients before they are scaled down to ``max_norm``, if larger; ``None`` leaves them"""
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     norm = th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    # Another pass over the memory; on CUDA, looking at the norm would wait for it
+    # Scaling is another pass over the memory, skipped if not needed; on CUDA, reading the norm would wait for it
     if max_norm is not None and (norm.device.type == "cuda" or norm > max_norm):
         th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 
 def gradients_of(loss: th.Tensor, optimizer: th.optim.Optimizer) -> list[tuple[th.nn.Parameter, th.Tensor]]:
-    """
-    :param loss: scalar
-    :param optimizer: of some parameters
-    :return: these parameters and their gradients, while those of all others stay as they are
-    """
+    """:return: the optimizer's parameters and their gradients; the gradients of other parameters are not changed"""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return list(zip(parameters, th.autograd.grad(loss, parameters, retain_graph=True), strict=True))
 
 
 def step_where_finite(optimizers: list[th.optim.Optimizer], seen: dict[str, th.Tensor]) -> th.Tensor:
     """
-    Take a gradient step, unless one of the numbers is not finite; nothing is read from the device.
+    Take a gradient step unless one of the numbers is not finite, without reading from the device.
 
-    :param optimizers: fused ones, which skip a step as torch's ``GradScaler`` has them do
+    :param optimizers: fused ones, which skip a step in the same way as for torch's ``GradScaler``
     :param seen: scalars by name
-    :return: 1 if it was skipped, else 0
+    :return: 1 if the step was skipped, else 0
     """
     skipped = 1.0 - th.stack(list(seen.values())).isfinite().all().float()
     for optimizer in optimizers:
@@ -148,20 +128,14 @@ def step_where_finite(optimizers: list[th.optim.Optimizer], seen: dict[str, th.T
 
 
 def check_seen(seen: dict[str, th.Tensor]) -> None:
-    """
-    :param seen: scalars by name
-    :raises NotFinite: naming the first that is not finite
-    """
+    """:raises NotFinite: naming the first scalar that is not finite"""
     for name, value in seen.items():
         if not math.isfinite(number := value.item()):
             raise NotFinite(f"{name}={number}")
 
 
 def largest(values: PyTorchObs) -> float:
-    """
-    :param values: shape [B, ...], for each key
-    :return: the largest absolute value
-    """
+    """:return: the largest absolute value"""
     parts = values.values() if isinstance(values, dict) else [values]
     return max(part.abs().max().item() for part in parts)
 
@@ -169,9 +143,7 @@ def largest(values: PyTorchObs) -> float:
 def refusal(what: str, network: th.nn.Module, learning_rate: float, batch: Samples | None = None) -> ValueError:
     """
     :param what: was seen, and when
-    :param network: that has not been changed
-    :param learning_rate: of the gradient step
-    :param batch: that it was seen on, where it is still there
+    :param batch: where it was seen, if still available
     :return: an error that says why a gradient step was not taken, and what to do
     """
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
@@ -187,25 +159,15 @@ def refusal(what: str, network: th.nn.Module, learning_rate: float, batch: Sampl
 
 
 def skipped_steps(model: ValueAlgorithm, share: float, steps: int) -> ValueError:
-    """
-    :param model: whose optimizer has skipped gradient steps
-    :param share: of the last steps that were skipped
-    :param steps: how many these are
-    :return: an error that says so
-    """
+    """:return: an error about the share of the last ``steps`` gradient steps that the optimizer skipped"""
     what = f"Losses or gradients were not finite in {share:.1%} of the last {steps} gradient steps"
     return refusal(what, model.q_net, model.policy.optimizer.param_groups[0]["lr"])
 
 
 def warn_of_no_gradient_step(model: ValueAlgorithm, total_timesteps: int) -> None:
-    """
-    Say why training has done no gradient step, unless none was asked for.
-
-    :param model: whose training has just ended
-    :param total_timesteps: of ``learn()``
-    """
+    """Explain why ``learn()`` did no gradient step, unless none was requested."""
     if not model._num_timesteps_at_start < model.num_timesteps >= model._total_timesteps:
-        return  # it was stopped
+        return  # stopped early
     if model.num_timesteps <= model.learning_starts and model.gradient_steps != 0:
         reason = f"learning_starts={model.learning_starts} environment steps come before the first"
         remedy = "a smaller learning_starts or a larger total_timesteps"
@@ -215,5 +177,5 @@ def warn_of_no_gradient_step(model: ValueAlgorithm, total_timesteps: int) -> Non
     else:
         return
     warnings.warn(
-        f"learn(total_timesteps={total_timesteps}) has ended without a gradient step, as {reason}: use {remedy}.", stacklevel=3
+        f"learn(total_timesteps={total_timesteps}) ended without a gradient step, as {reason}: use {remedy}.", stacklevel=3
     )

@@ -1,4 +1,4 @@
-"""What a loss takes, and what it returns."""
+"""What a loss takes and returns."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ Samples = PrioritizedReplayBufferSamples | ReplayBufferSamples | DictReplayBuffe
 
 class Loss(NamedTuple):
     """
-    What an algorithm's loss says of a batch.
+    An algorithm's loss of a batch.
 
-    :param losses: one for each sample, which the importance-sampling weights multiply, with gradient, shape [B]
+    :param losses: one for each sample, with gradient, to be multiplied by the importance-sampling weights, shape [B]
     :param priorities: for the replay buffer, non-negative, shape [B]
     :param q_values: expected returns of the actions taken, to log, shape [B]
-    :param metrics: further scalars to log as ``train/<name>``; of what is named ``*_min`` or ``*_max`` the extreme is logged,
-        of all others the mean
-    :param extra: further scalar losses, each with an optimizer of its own: by the name that the policy has it under, such as
+    :param metrics: further scalars to log as ``train/<name>``, averaged over gradient steps; ``*_min`` and ``*_max`` are the
+        extremes instead
+    :param extra: further scalar losses, each with its own optimizer, by the name of that optimizer in the policy, such as
         "fraction_optimizer"
     """
 

@@ -1,4 +1,4 @@
-"""Training metrics that wait on the device until somebody reads them."""
+"""Training metrics that stay on the device until they are read."""
 
 from collections import Counter
 
@@ -7,8 +7,7 @@ import torch as th
 
 class RunningMetrics:
     """
-    Scalars over gradient steps, without a transfer from the device on each: means, but of what is named ``*_min`` the least
-    and of what is named ``*_max`` the greatest.
+    Means of scalars over gradient steps (``*_min``: minima, ``*_max``: maxima), without a transfer from the device in each.
     """
 
     def __init__(self) -> None:
@@ -17,13 +16,11 @@ class RunningMetrics:
         self.count = 0
 
     def add(self, values: dict[str, th.Tensor]) -> None:
-        """
-        :param values: of a gradient step, one scalar tensor for each name
-        """
+        """Add the scalar tensors of a gradient step."""
         for name, value in values.items():
             value = value.detach()
             if name not in self.totals:
-                self.totals[name] = value.clone()  # the next pass of a CUDA graph may overwrite its results
+                self.totals[name] = value.clone()  # the next run of a CUDA graph may overwrite its results
             elif name.endswith("_min"):
                 self.totals[name] = th.minimum(self.totals[name], value)
             elif name.endswith("_max"):
@@ -34,9 +31,7 @@ class RunningMetrics:
         self.count += 1
 
     def values(self) -> dict[str, float]:
-        """
-        :return: the metrics of all that was added, empty if nothing was; one transfer for all
-        """
+        """:return: the metrics of all gradient steps added, in one transfer; empty if there are none"""
         if self.count == 0:
             return {}
         totals = dict(zip(self.totals, th.stack(list(self.totals.values())).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What one does with a model before and after its training: act, save, load, resume."""
+"""What users do with a model before and after training: act, save, load, resume."""
 
 import io
 from collections.abc import Iterable
@@ -41,32 +41,33 @@ SelfModel = TypeVar("SelfModel", bound="ValueModel")
 
 class ValueModel(DQN):
     """
-    SB3's DQN with a draw of epsilon for each environment of a vectorised step, a choice of risk, files that are always
-    complete, and exact resume.
+    SB3's DQN with risk measures, files that are never incomplete, exact resuming, and an epsilon-greedy draw for each
+    environment of a vectorised step.
 
-    Greedy actions maximise a distortion risk measure of the return (Dabney et al. 2018b, section 4): its mean, unless
-    ``risk`` says otherwise. ``risk`` is for acting: in ``predict``, and so in ``evaluate_policy``, and while transitions are
-    collected. It can be changed at any time, ``model.risk = "cvar:0.25"``, given to ``load(path, risk="cvar:0.25")``, and is
-    saved with the model. The distributions stay those that were learnt. ``policy.predict`` of SB3 knows of no risk, and takes
-    the mean. ``bootstrap_risk`` is for learning: which next action's distribution the targets bootstrap from. ``None`` follows
-    ``risk``, as in the paper, whose policy chooses both (equation 2): what is learnt is then the distribution of returns under
-    that policy, as far as it is consistent over time, which measures other than the mean need not be. With "mean" the
-    distributions are those of the policy that maximises the mean, whatever the actions are chosen by.
+    Greedy actions maximise a distortion risk measure of the return (Dabney et al. 2018b, section 4), by default its mean.
+    ``risk`` concerns acting: ``predict``, hence ``evaluate_policy``, and the collection of transitions. It can be changed at
+    any time, ``model.risk = "cvar:0.25"``, or passed to ``load(path, risk="cvar:0.25")``, and is saved with the model; the
+    learnt distributions do not change. SB3's ``policy.predict`` does not know the risk and uses the mean.
 
-    A model that was saved, and its replay buffer, or a checkpoint, which holds both, can be loaded in another process:
-    ``learn(reset_num_timesteps=False)`` then does what the first process would have done, had its environment been reset
-    there; on a CPU to the last bit. The state of the random generators is restored at the beginning of that ``learn()``, but
-    for those of the environment: seed it. What is asked for after saving wins: a seed given to ``load()``,
-    ``model.set_random_seed()``, and SB3's ``set_random_seed()`` of all global generators, or ``torch.manual_seed()``, between
-    ``load()`` and ``learn()``. Seeds of NumPy or Python alone do not: they cannot be told from numbers that were drawn.
+    ``bootstrap_risk`` concerns learning: it chooses the next action whose distribution the targets bootstrap from. ``None``
+    follows ``risk``, as in the paper, whose policy chooses both (equation 2): the model then learns the distribution of
+    returns under that policy, as far as the policy is consistent over time, which measures other than the mean need not be.
+    With "mean" it learns the distributions of the policy that maximises the mean, whatever ``risk`` is.
+
+    A saved model and its replay buffer, or a checkpoint, which contains both, can be loaded in another process.
+    ``learn(reset_num_timesteps=False)`` then does what the first process would have done had its environment been reset; on a
+    CPU to the last bit. That ``learn()`` first restores the state of the random generators, except the environment's: seed it.
+    Seeding after saving takes precedence: a seed passed to ``load()``, ``model.set_random_seed()``, and SB3's global
+    ``set_random_seed()`` or ``torch.manual_seed()`` between ``load()`` and ``learn()``. Seeding NumPy or Python alone does
+    not: it cannot be told from drawing numbers.
     """
 
     q_net: ValueNetwork  # type: ignore[assignment]
     q_net_target: ValueNetwork  # type: ignore[assignment]
     risk = RiskMeasure[Distortion]()
     bootstrap_risk = RiskMeasure[Distortion | None](optional=True)
-    _random_state: dict[str, Any] | None = None  # saved, to start the next learn() with
-    _seeding: Seeding | None = None  # since it was loaded
+    _random_state: dict[str, Any] | None = None  # loaded, for the next learn()
+    _seeding: Seeding | None = None  # what was seeded since loading
 
     # Acting
 
@@ -75,7 +76,7 @@ class ValueModel(DQN):
         """
         Choose greedy actions, for acting and for the targets of learning. Subclasses may override it.
 
-        :param values: what actions maximise, shape [B, A]
+        :param values: to maximise, shape [B, A]
         :return: shape [B]
         """
         return greedy_actions(values)
@@ -88,12 +89,11 @@ class ValueModel(DQN):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        Choose actions that maximise ``risk``; unless ``deterministic``, epsilon-greedily with a draw for each environment,
-        and with noise.
+        Choose actions that maximise ``risk``; unless ``deterministic``, with noise, and epsilon-greedily for each environment.
 
         :param observation: one observation, or one for each of several environments
         :param state: passed through
-        :param episode_start: passed through
+        :param episode_start: ignored
         :param deterministic: greedy, without noise
         :return: the actions, and the state
         :raises ValueError: for what the ``reset`` of a Gymnasium environment returns
@@ -119,7 +119,7 @@ class ValueModel(DQN):
     def _choose_actions(
         self, observation: np.ndarray | dict[str, np.ndarray], explore: np.ndarray, deterministic: bool
     ) -> np.ndarray:
-        """:return: random actions where ``explore``, shape [B], and greedy ones elsewhere, shape [B]"""
+        """Random actions where ``explore``, shape [B], and greedy ones elsewhere."""
         actions = np.empty(len(explore), dtype=np.int64)
         if not explore.all():
             obs, _ = self._to_tensor(observation)
@@ -130,19 +130,18 @@ class ValueModel(DQN):
         return actions
 
     def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
-        """:return: on the device, shape [B, ...], and whether they were several; the policy is in evaluation mode"""
+        """:return: observations on the device, shape [B, ...], and whether there were several; starts evaluation mode"""
         self.policy.set_training_mode(False)
         return self.policy.obs_to_tensor(as_arrays(observation))
 
     def predict_distribution(self, observation: np.ndarray | dict[str, np.ndarray]) -> ValueDistribution:
         """
-        The learnt distribution of the return after each action, without noise: of the discounted (and, if so, clipped or
-        normalised) rewards from here on.
+        The learnt distribution of each action's return (discounted, and, if so, clipped or normalised rewards), without noise.
 
-        Rainbow's atoms are those of its support, QRDQN's its ``n_quantiles`` quantiles, equally likely, and IQN's its
+        Rainbow's atoms are those of its support; QRDQN's are its ``n_quantiles`` quantiles, equally likely; IQN's are its
         ``n_eval_quantiles`` quantiles at the midpoints of as many equal parts of [0, 1].
 
-        :param observation: one observation, or several, as ``predict`` takes them
+        :param observation: one observation, or several, as in ``predict``
         :return: values and probabilities of shape [A, Z], or [B, A, Z] for several
         :raises ValueError: for Rainbow with ``distributional=False``, which has no distributions
         """
@@ -153,15 +152,15 @@ class ValueModel(DQN):
 
     def q_values(self, observation: np.ndarray | dict[str, np.ndarray], risk: str | Distortion | None = None) -> np.ndarray:
         """
-        The value of each action, without noise: what ``predict(deterministic=True)`` maximises.
+        The value of each action, without noise, which ``predict(deterministic=True)`` maximises.
 
-        They are the means, or the risk measure, of what :meth:`predict_distribution` returns; but for a measure other than the
-        mean, IQN evaluates the network at ``n_eval_quantiles`` distorted fractions instead.
+        It is the mean, or the risk measure, of what :meth:`predict_distribution` returns, except that for risk measures other
+        than the mean IQN evaluates the network at ``n_eval_quantiles`` distorted fractions.
 
-        :param observation: one observation, or several, as ``predict`` takes them
-        :param risk: measure of the return; ``None`` takes that of the model, "mean" gives expected returns
+        :param observation: one observation, or several, as in ``predict``
+        :param risk: risk measure of the return; ``None``: the model's; "mean": expected returns
         :return: in units of discounted (and, if so, clipped or normalised) return, shape [A], or [B, A] for several
-        :raises ValueError: for an unknown measure, and for Rainbow with ``distributional=False`` for any other than the mean
+        :raises ValueError: for an unknown risk measure, and for all but the mean with Rainbow's ``distributional=False``
         """
         measure = self.risk if risk is None else as_distortion(risk)
         obs, vectorized = self._to_tensor(observation)
@@ -171,7 +170,7 @@ class ValueModel(DQN):
 
     def greedy_policy(self) -> GreedyPolicy:
         """
-        What ``predict(deterministic=True)`` does of the model as it is now, with its ``risk``, as a torch module to export.
+        Export ``predict(deterministic=True)`` of the current model, with its ``risk``, as a torch module.
 
         :return: the module, with a copy of the network, on its device
         """
@@ -185,7 +184,7 @@ class ValueModel(DQN):
         """
         Save the model without its replay buffer, with the state of the random generators.
 
-        :param path: file, by default with the suffix .zip; an interruption leaves the former one
+        :param path: file, by default with the suffix .zip; an interruption leaves the old file
         :param exclude: attributes to leave out
         :param include: attributes to save that usually are not
         :raises ValueError: if weights, or the optimizer's state, are not finite
@@ -211,13 +210,13 @@ class ValueModel(DQN):
         **kwargs: Any,
     ) -> SelfModel:
         """
-        Load a model that ``save()`` or :meth:`save_checkpoint` saved, without its replay buffer.
+        Load a model saved by :meth:`save` or :meth:`save_checkpoint`, without its replay buffer; arguments as in SB3.
 
-        :param path: file; all arguments that are not named here are as in SB3
-        :param kwargs: arguments of the constructor, in place of those saved; with ``seed``, the saved state of the random
+        :param path: file
+        :param kwargs: arguments of the constructor that replace the saved ones; with ``seed``, the saved state of the random
             generators is not restored
         :return: the model
-        :raises ValueError: if the file is truncated or damaged, or is no model of this algorithm
+        :raises ValueError: if the file is truncated or damaged, or not a model of this algorithm
         """
         if isinstance(path, (str, Path)):
             path = whole_model(path)
@@ -234,7 +233,7 @@ class ValueModel(DQN):
         """
         Save the replay buffer.
 
-        :param path: file, by default with the suffix .pkl; an interruption leaves the former one
+        :param path: file, by default with the suffix .pkl; an interruption leaves the old file
         """
         if not isinstance(path, (str, Path)):
             super().save_replay_buffer(path)
@@ -249,8 +248,8 @@ class ValueModel(DQN):
         Load a replay buffer; the next transition starts a new episode.
 
         :param path: file, of this library or of SB3
-        :param truncate_last_traj: ``False`` has the next transition go on with the last episode, in buffers of SB3
-        :raises ValueError: if the file is truncated or damaged, or is no replay buffer
+        :param truncate_last_traj: ``False`` lets the next transition continue the last episode, in buffers of SB3
+        :raises ValueError: if the file is truncated or damaged, or not a replay buffer
         """
         if isinstance(path, (str, Path)):
             path = resolve_path(path, ".pkl")
@@ -258,7 +257,7 @@ class ValueModel(DQN):
                 take_replay_buffer(self, load_object(path), path)
                 return
         name = path if isinstance(path, Path) else getattr(path, "name", path)
-        with open(path, "rb") if isinstance(path, Path) else nullcontext(path) as file:  # SB3 would leave it open
+        with open(path, "rb") if isinstance(path, Path) else nullcontext(path) as file:  # SB3 would not close it
             with keeping_replay_buffer(self, name), reading(name):
                 super().load_replay_buffer(file, truncate_last_traj)
         if truncate_last_traj:
@@ -266,9 +265,9 @@ class ValueModel(DQN):
 
     def save_checkpoint(self, path: str | Path) -> None:
         """
-        Save all that training needs to go on, in one file: the model, its replay buffer, and VecNormalize's statistics.
+        Save everything needed to resume training in one file: the model, its replay buffer, and VecNormalize's statistics.
 
-        :param path: file, by default with the suffix .zip; an interruption leaves the former one. ``load()`` takes it for a
+        :param path: file, by default with the suffix .zip; an interruption leaves the old file. ``load()`` accepts it as a
             model, too
         :raises ValueError: if weights, the optimizer's state or statistics are not finite
         """
@@ -277,18 +276,18 @@ class ValueModel(DQN):
     @classmethod
     def load_checkpoint(cls: type[SelfModel], path: str | Path, env: GymEnv, **kwargs: Any) -> SelfModel:
         """
-        Load what :meth:`save_checkpoint` saved, to go on with ``learn(reset_num_timesteps=False)``.
+        Load what :meth:`save_checkpoint` saved, to continue with ``learn(reset_num_timesteps=False)``.
 
         :param path: file
-        :param env: like the one that the checkpoint was made with; VecNormalize is given the statistics of then
+        :param env: like the environment of the checkpoint; its VecNormalize is given the saved statistics
         :param kwargs: of ``load()``
         :return: the model with its replay buffer
-        :raises ValueError: if the file is no checkpoint, or is truncated or damaged, or if the environment or an argument for
-            the replay buffer does not fit
+        :raises ValueError: if the file is not a checkpoint, or is truncated or damaged, or if the environment or an argument
+            for the replay buffer does not match
         """
         path = resolve_path(path, ".zip")
         if not is_checkpoint(path):
-            raise ValueError(f"path={path} is no checkpoint: use load() and load_replay_buffer() for separate files.")
+            raise ValueError(f"path={path} is not a checkpoint: use load() and load_replay_buffer() for separate files.")
         model = cls.load(path, env=env, **kwargs)
         take_checkpoint(model, path, kwargs)
         return model
@@ -297,38 +296,29 @@ class ValueModel(DQN):
         waiting = self._random_state
         with seeding_of_our_own():
             super()._setup_model()
-        self._random_state = waiting  # the seed that SB3 sets here may be the saved one
+        self._random_state = waiting  # SB3 seeds here, perhaps with the saved seed, which clears it
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         refuse_vector_env(env)
-        if isinstance(env, (Env, VecEnv)):  # or SB3 says that it is none
+        if isinstance(env, (Env, VecEnv)):  # otherwise SB3 raises an error
             check_spaces(env.observation_space, env.action_space)
         return DQN._wrap_env(env, verbose, monitor_wrapper)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """
-        Seed all random generators, as in SB3; the model's ``seed`` is this one from now on.
-
-        :param seed: seed; ``None`` changes nothing
-        """
+        """Seed all random generators, as in SB3, and set the model's ``seed``; ``None`` changes nothing."""
         super().set_random_seed(seed)
         if seed is not None:
             self.seed, self._random_state = seed, None
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        Set the environment to learn from, as in SB3; ``HerReplayBuffer`` computes rewards by it, too.
-
-        :param env: environment
-        :param force_reset: reset it before training
-        """
+        """Set the environment, as in SB3, also for a ``HerReplayBuffer``, which computes rewards with it."""
         super().set_env(env, force_reset)
         if isinstance(self.replay_buffer, HerReplayBuffer):
             self.replay_buffer.env = self.env
 
     def _state_to_resume(self) -> dict[str, Any] | None:
-        """:return: the saved state of the random generators, but of those that were seeded since the model was loaded"""
+        """:return: the saved state of the random generators, except of those seeded since the model was loaded"""
         if self._random_state is None or self._seeding is None:
             return self._random_state
         return self._seeding.unseeded_since(self._random_state, self.action_space, self.device)

@@ -9,17 +9,16 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 class OverlapVecEnv(VecEnvWrapper):
     """
-    Environments that do ``work`` during each step: side by side with environments in other processes. With a VecEnv that
-    overrides ``step()`` it is done before the step.
+    Do ``work`` during each step of the environments: in parallel if they run in other processes. If a VecEnv overrides
+    ``step()``, the work is done before it.
 
-    With ``overlap``, the gradient steps that are due after a rollout are done during the first environment step of the next.
-    They are the same gradient steps on the same transitions, in the same order with updates of the target network, callbacks
-    at each step and counters; only the action of that first step is chosen by the parameters before them, which callbacks
-    see at the beginning of a rollout, too. The last ones of a ``learn()`` are not deferred, nor are those with SB3's
-    ``HerReplayBuffer``, which asks the environments for rewards.
+    With ``overlap``, the gradient steps due after a rollout are done during the first environment step of the next one. They
+    are the same gradient steps on the same transitions, in the same order relative to target network updates, callbacks and
+    counters; only the action of that first step, and callbacks at the start of a rollout, see the parameters before them.
+    Gradient steps are not deferred at the end of ``learn()``, nor with SB3's ``HerReplayBuffer``, which asks the environments
+    for rewards.
 
-    :param venv: environments
-    :param work: a weak reference to what is done between sending actions and waiting for the results
+    :param work: weak reference to what is done between sending the actions and waiting for the results
     """
 
     def __init__(self, venv: VecEnv, work: WeakMethod) -> None:
@@ -27,7 +26,7 @@ class OverlapVecEnv(VecEnvWrapper):
         self._work = work
 
     def work(self) -> None:
-        """Do the work, if whose it is still exists."""
+        """Do the work, if its owner still exists."""
         if (work := self._work()) is not None:
             work()
 
@@ -45,8 +44,8 @@ class OverlapVecEnv(VecEnvWrapper):
             self.work()
         except BaseException:
             try:
-                self.venv.step_wait()  # or its result would be taken for that of whatever is asked next
+                self.venv.step_wait()  # or its result would be taken for the next request's
             except Exception:
-                pass  # Ctrl-C may have ended the processes of the environments, too; it is what the caller has to know
+                pass  # Ctrl-C may have ended the environments' processes, too; the caller needs the first exception
             raise
         return self.venv.step_wait()

@@ -21,12 +21,11 @@ from sb3_distrl.validation import number
 
 def adam_arguments(optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None, eps: float) -> dict[str, Any]:
     """
-    :param optimizer_class: class of the optimizer
-    :param given: its arguments, if some are given
+    Default arguments of Adam and its subclasses such as AdamW: the paper's ``eps``. Adam itself also uses the fused
+    implementation, with one pass over the memory for each parameter. Other optimizers' eps means something else.
+
+    :param given: arguments that the user gave, which are kept
     :param eps: of the algorithm's paper
-    :return: what is given, and for Adam and its subclasses, such as AdamW, ``eps`` unless given; for Adam itself also the
-        implementation that updates all of a parameter in one pass over the memory. Other optimizers have an eps of another
-        meaning, or none
     """
     arguments = dict(given or {})
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Adam)):
@@ -39,40 +38,31 @@ def adam_arguments(optimizer_class: type[th.optim.Optimizer], given: dict[str, A
 
 
 def optimizers_of(policy: nn.Module) -> dict[str, th.optim.Optimizer]:
-    """
-    :param policy: policy
-    :return: its optimizers, by the names of the attributes
-    """
+    """:return: the policy's optimizers, by attribute name"""
     return {name: value for name, value in vars(policy).items() if isinstance(value, th.optim.Optimizer)}
 
 
 @th.no_grad()
 def copy_buffers(source: nn.Module, target: nn.Module) -> None:
     """
-    Copy buffers, such as the statistics of batch normalisation or the vectors of spectral normalisation.
-
-    :param source: network
-    :param target: network with the same layers
+    Copy buffers, such as batch normalisation statistics or spectral normalisation vectors, to a network with the same layers.
     """
     for buffer, copy in zip(source.buffers(), target.buffers(), strict=True):
         copy.copy_(buffer)
 
 
 def channels_last(images: th.Tensor) -> th.Tensor:
-    """
-    :param images: shape [B, C, H, W]
-    :return: the same, with channels side by side in memory, as convolutions are fastest on a CPU
-    """
+    """:return: images of shape [B, C, H, W] with channels adjacent in memory, for which convolutions are fastest on a CPU"""
     return th.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)  # faster than contiguous()
 
 
 class ValueNetwork(BasePolicy):
     """
-    The contract of all value networks: features, then the shared hidden layers, then the head with the last hidden layer.
+    The interface of all value networks: features, then shared hidden layers, then the head with the last hidden layer.
 
-    Of ``net_arch``, all but the last layer are shared, and each stream of the head has a last layer of its own. With
-    images the features are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as
-    in the papers. All these layers are noisy ones where ``noisy``; those of a features extractor are as it makes them.
+    All but the last layer of ``net_arch`` are shared; each stream of the head has its own last layer. For images the features
+    are convolutions and ``net_arch`` is one layer, so that the streams start at the convolutions, as in the papers. With
+    ``noisy`` all these layers are noisy; those of a features extractor are not affected.
 
     Acting and learning use the same methods, and subclasses may override any of them: :meth:`preprocess`, :meth:`encode`, and
     what computes values from features (:meth:`OutputNetwork.outputs`, ``quantiles`` in IQN). In learning, the online network
@@ -80,7 +70,7 @@ class ValueNetwork(BasePolicy):
 
     :param observation_space: observation space
     :param action_space: action space, with A actions
-    :param features_extractor: the feature extractor
+    :param features_extractor: the features extractor
     :param features_dim: size of its output
     :param net_arch: sizes of the hidden layers
     :param activation_fn: activation of the hidden layers
@@ -89,7 +79,7 @@ class ValueNetwork(BasePolicy):
     :param noisy: whether layers are noisy (Fortunato et al. 2018)
     :param noisy_std: initial noise, the paper's sigma_0
     :param n_outputs: outputs of the head for each action, Z
-    :raises ValueError: for noise that is not positive, and in a subclass that overrides ``forward``
+    :raises ValueError: for noise that is not positive, and for a subclass that overrides ``forward``
     """
 
     action_space: spaces.Discrete
@@ -130,13 +120,13 @@ class ValueNetwork(BasePolicy):
     def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         """
         :param obs: observations, shape [B, ...]
-        :return: float tensors, as passes through the network take them: images divided by 255, numbers one-hot
+        :return: float tensors, the inputs of the network: images divided by 255, discrete values one-hot
         """
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
 
     def preprocess_batch(self, obs: PyTorchObs) -> PyTorchObs:
-        """:return: what :meth:`preprocess` makes of a batch to learn from, in the layout that convolutions are fastest with"""
-        # Other extractors, and a preprocess of one's own, may depend on the layout
+        """:return: the result of :meth:`preprocess` for a training batch, in the fastest memory layout for convolutions"""
+        # Other extractors, and an overridden preprocess, may depend on the layout
         known = type(self.features_extractor) in DEFAULT_NET_ARCH and type(self).preprocess is ValueNetwork.preprocess
         return self.preprocess(channels_last(obs) if known and self.device.type == "cpu" else obs)  # type: ignore[arg-type]
 
@@ -144,13 +134,13 @@ class ValueNetwork(BasePolicy):
         """
         :param inputs: of :meth:`preprocess`, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: what the head takes, shape [B, features]
+        :return: the input of the head, shape [B, features]
         """
         return self.trunk(self.features_extractor(inputs), noise)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
-        Q-values, as SB3's ``QNetwork`` gives them. The algorithms do not call this method, so a subclass must not override it.
+        Q-values, like SB3's ``QNetwork``. The algorithms do not call this method, so a subclass must not override it.
 
         :param obs: observations, shape [B, ...]
         :return: expected returns, without noise, shape [B, A]
@@ -169,9 +159,9 @@ class ValueNetwork(BasePolicy):
     def acting_values(self, obs: PyTorchObs, deterministic: bool = True, risk: Distortion = MEAN) -> th.Tensor:
         """
         :param obs: observations, shape [B, ...]
-        :param deterministic: without noise or draws of fractions
-        :param risk: measure of the return
-        :return: what greedy actions maximise, shape [B, A]
+        :param deterministic: without noise and random fractions
+        :param risk: risk measure of the return
+        :return: values that greedy actions maximise, shape [B, A]
         """
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
@@ -183,13 +173,13 @@ class ValueNetwork(BasePolicy):
 
 
 class OutputNetwork(ValueNetwork):
-    """A value network whose head gives Z outputs for each action, which describe the distribution of its return."""
+    """A value network whose head has Z outputs for each action, which describe the distribution of its return."""
 
     def outputs(self, inputs: PyTorchObs, noise: Noise = Noise.OFF) -> th.Tensor:
         """
         :param inputs: of :meth:`preprocess`, shape [B, ...]
         :param noise: see :class:`~sb3_distrl.networks.Noise`
-        :return: such as logits, quantiles or values, shape [B, A, Z]
+        :return: logits, quantiles or values, shape [B, A, Z]
         """
         return self.head(self.encode(inputs, noise), noise)
 
@@ -197,7 +187,7 @@ class OutputNetwork(ValueNetwork):
     def risk_values(self, outputs: th.Tensor, risk: Distortion = MEAN) -> th.Tensor:
         """
         :param outputs: of :meth:`outputs`, shape [B, A, Z]
-        :param risk: measure of the return
+        :param risk: risk measure of the return
         :return: the measure of each action's return, shape [B, A]
         """
 
@@ -208,19 +198,17 @@ class OutputNetwork(ValueNetwork):
 
 class ValuePolicy(DQNPolicy):
     """
-    Policy with an online and a target value network; SB3's ``DQNPolicy`` around another network.
+    SB3's ``DQNPolicy`` with an online and a target value network. Takes ``DQNPolicy``'s arguments, and the network's by name.
 
-    Arguments are those of ``DQNPolicy``, and those of the network by name.
-
-    :param net_arch: sizes of the hidden layers; ``None`` is what the papers put on convolutions: [512] on ``NatureConv``,
-        [256] on ``DataEfficientConv``, [128] on ``MinAtarConv``; none on SB3's ``NatureCNN``, which has such a layer
-        itself, and [64, 64] otherwise
-    :param features_extractor_class: ``None`` takes the policy's default
-    :param features_extractor_kwargs: its arguments. ``features_dim`` is the size of the fully connected layer on the
-        convolutions, as in SB3's ``NatureCNN``. This library's convolutions leave that layer to the network, so with them it
-        is the first hidden layer: [features_dim] in place of the papers' size, or before those of ``net_arch``
+    :param net_arch: sizes of the hidden layers; ``None``: the papers' after convolutions ([512] after ``NatureConv``, [256]
+        after ``DataEfficientConv``, [128] after ``MinAtarConv``), none after SB3's ``NatureCNN``, which includes such a layer,
+        and [64, 64] otherwise
+    :param features_extractor_class: ``None``: the policy's default
+    :param features_extractor_kwargs: its arguments. ``features_dim`` is the size of the fully connected layer after the
+        convolutions, as in SB3's ``NatureCNN``. With this library's convolutions that layer belongs to the network and is its
+        first hidden layer: [features_dim] replaces the papers' size, or precedes ``net_arch``
     :param optimizer_kwargs: arguments of the optimizer other than the learning rate. Adam, the default, and its subclasses,
-        such as AdamW, have the eps of the algorithm's paper unless ``eps`` is given. Adam is fused unless ``fused=False`` or
+        such as AdamW, use the eps of the algorithm's paper unless ``eps`` is given. Adam is fused unless ``fused=False`` or
         ``foreach`` is given
     :param net_kwargs: arguments of ``network_class``
     """
@@ -253,7 +241,7 @@ class ValuePolicy(DQNPolicy):
         if net_arch is None:
             net_arch = self.default_net_arch.get(features_extractor_class, [64, 64])
         optimizer_kwargs = adam_arguments(optimizer_class, optimizer_kwargs, self.adam_eps)
-        self.net_kwargs = net_kwargs  # before DQNPolicy's constructor, which builds the networks
+        self.net_kwargs = net_kwargs  # first, as DQNPolicy's constructor builds the networks
         super().__init__(
             observation_space,
             action_space,

@@ -1,4 +1,4 @@
-"""The replay buffer of an algorithm: made for it, and checked against it."""
+"""An algorithm's replay buffer: how it is created and checked."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_replay_buffer(model: ValueAlgorithm) -> None:
-    """
-    Give the model a replay buffer of this library with its settings, unless it has one, or makes one of SB3's.
-
-    :param model: with its arguments as attributes
-    """
+    """Create this library's replay buffer with the model's settings, unless it has one, or uses one of SB3's."""
     space, frames_once = model.observation_space, model.optimize_memory_usage
     if model.replay_buffer_class is None:
         own = PrioritizedDictReplayBuffer if isinstance(space, spaces.Dict) else PrioritizedReplayBuffer
@@ -38,19 +34,12 @@ def make_replay_buffer(model: ValueAlgorithm) -> None:
 
 
 def has_images(space: spaces.Space) -> bool:
-    """
-    :param space: of observations
-    :return: whether they are images, or have some
-    """
+    """:return: whether observations are, or contain, images"""
     return any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
 
 
 def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
-    """
-    :param model: that samples from the buffer
-    :param buffer_class: of the buffer to train with
-    :raises ValueError: if the algorithm needs priorities, and the buffer has none
-    """
+    """:raises ValueError: if the algorithm needs priorities, and the buffer has none"""
     if model.prioritized and not hasattr(buffer_class, "update_priorities"):
         raise ValueError(
             f"replay_buffer_class={buffer_class.__name__} has no priorities: use prioritized=False, or "
@@ -60,9 +49,9 @@ def check_priorities(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) ->
 
 def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
     """
-    :param model: that samples from the buffer
-    :param buffer_class: given by the user, who has to tell buffers other than this library's of n_steps and gamma
-    :raises ValueError: if the buffer's returns would not be the algorithm's, or a setting would have no effect
+    Check the user's buffer class and its arguments. Buffers of other libraries must be told n_steps and gamma by the user.
+
+    :raises ValueError: if the buffer's returns would differ from the algorithm's, or a setting would have no effect
     """
     if "beta" in model.replay_buffer_kwargs:
         raise ValueError(
@@ -81,30 +70,29 @@ def check_buffer_settings(model: ValueAlgorithm, buffer_class: type[ReplayBuffer
             remedy = f"use replay_buffer_class=None for ours, or set the same {name} in replay_buffer_kwargs"
             if own:
                 remedy = f"leave {name} out of replay_buffer_kwargs"
-            elif name not in parameters:  # e.g. SB3's HerReplayBuffer, for which it would be a TypeError
+            elif name not in parameters:  # e.g. SB3's HerReplayBuffer; passing it would be a TypeError
                 remedy = f"use replay_buffer_class=None for ours, or {name}={told[name]}"
             raise ValueError(f"{name}={value} is not known to replay_buffer_class={buffer_class.__name__}: {remedy}.")
 
 
 def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
     """
-    :param model: that is about to learn
-    :param buffer: to train with, which may have been loaded
-    :raises ValueError: if it does not belong to the model and its environments, or does not fit into memory
+    :raises ValueError: if the buffer, which may have been loaded, does not match the model and its environments, or does not
+        fit into memory
     """
     check_priorities(model, type(buffer))
     if buffer.n_envs != model.n_envs:
         raise ValueError(
             f"The replay buffer has n_envs={buffer.n_envs}, the environment {model.n_envs}: load the model "
-            "with as many environments as the buffer was filled by, or train with a new buffer."
+            "with as many environments as filled the buffer, or train with a new buffer."
         )
     if isinstance(buffer, PrioritizedReplayBuffer):
         for name, value in model.buffer_settings().items():
             if getattr(buffer, name) != value:
                 raise ValueError(
-                    f"{name}={value} is not that of the replay buffer, {getattr(buffer, name)}: load the model with the "
-                    f"settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or "
-                    "train with a new buffer."
+                    f"{name}={value} differs from the replay buffer's {getattr(buffer, name)}: load the model with "
+                    f"the settings that the buffer was filled with, e.g. load(path, {name}={getattr(buffer, name)}), or train "
+                    "with a new buffer."
                 )
         buffer.check_memory()
         SumTree.prepare()
@@ -113,8 +101,7 @@ def check_replay_buffer(model: ValueAlgorithm, buffer: ReplayBuffer) -> None:
 def arguments_of(given: dict[str, Any], *buffers: Any) -> dict[str, list[Any]]:
     """
     :param given: arguments of an algorithm
-    :param buffers: replay buffers
-    :return: the values that each buffer has of the arguments that are meant for it
+    :return: each buffer's values of the given arguments that concern replay buffers
     """
     names = ["optimize_memory_usage"] if given.get("optimize_memory_usage") is not None else []
     names += [name for name in given.get("replay_buffer_kwargs") or {} if hasattr(buffers[0], name)]

@@ -9,9 +9,9 @@ Kept = TypeVar("Kept")
 
 class RiskMeasure(Generic[Kept]):
     """
-    An attribute that is set to the name of a risk measure or to a distortion, and kept as a distortion. It is stored where SB3
-    keeps, saves and restores attributes, and is read like them: torch.compile may not see through a ``__get__``, so that
-    only type checkers are shown one.
+    An attribute set to the name of a risk measure, or to a distortion, and kept as a distortion. It is stored in the
+    instance's ``__dict__``, where SB3 saves and restores attributes, and is read from there: torch.compile may not trace a
+    ``__get__``, so only type checkers see one.
 
     :param optional: whether ``None`` is allowed
     """

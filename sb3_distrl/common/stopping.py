@@ -1,4 +1,4 @@
-"""Rollouts that a callback stops."""
+"""Rollouts stopped by a callback."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 
 
 class StoppableFreq(TrainFreq):
-    """SB3's ``train_freq`` of a rollout that ends after the current step once ``stopped`` is set."""
+    """A rollout's ``train_freq``: setting ``stopped`` ends the rollout after the current step."""
 
     stopped = False
 
@@ -18,13 +18,10 @@ class StoppableFreq(TrainFreq):
 
 class StopAfterStoring(BaseCallback):
     """
-    A callback that stops a rollout after the current step has been stored and counted.
+    A callback that stops a rollout only after the current step has been stored and counted.
 
     SB3's loop returns as soon as a callback says so, and loses the transition: with ``StopTrainingOnMaxEpisodes``, the last
     reward of the last episode.
-
-    :param callback: the callback that decides
-    :param train_freq: of the rollout
     """
 
     def __init__(self, callback: BaseCallback, train_freq: StoppableFreq) -> None:
@@ -46,5 +43,5 @@ class StopAfterStoring(BaseCallback):
         raise NotImplementedError
 
     def on_rollout_end(self) -> None:
-        if not self.train_freq.stopped:  # SB3 does not end a rollout that was stopped
+        if not self.train_freq.stopped:  # SB3 does not call it when a rollout is stopped
             self.callback.on_rollout_end()

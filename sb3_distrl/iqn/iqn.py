@@ -20,23 +20,20 @@ class IQN(ValueAlgorithm):
     Implicit Quantile Networks for Distributional Reinforcement Learning (Dabney et al. 2018b,
     https://arxiv.org/abs/1806.06923).
 
-    Defaults are the paper's for Atari, where a step is four frames: epsilon falls to 0.01 over the first 250k of 50M
-    steps. ``double_q``, ``prioritized``, ``n_steps``, and in ``policy_kwargs`` ``dueling`` and ``noisy`` add Rainbow's
-    components. With noisy layers set ``exploration_initial_eps=exploration_final_eps=0``.
+    Defaults are the paper's for Atari, where a step is four frames: epsilon falls to 0.01 over the first 250k of 50M steps.
+    ``double_q``, ``prioritized``, ``n_steps``, and in ``policy_kwargs`` ``dueling`` and ``noisy`` add Rainbow's components.
+    With noisy layers set ``exploration_initial_eps=exploration_final_eps=0``.
 
     The priority of a transition is its quantile Huber loss, which is what the algorithm minimises.
 
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: environment, or the name of a registered one
-    :param kappa: where the quantile Huber loss turns from quadratic to linear, in units of return
-    :param policy_kwargs: ``n_quantiles=64, n_target_quantiles=64, n_eval_quantiles=32, n_cos=64, dueling=False,
-        noisy=False``, see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and what SB3's DQN takes
-
-    ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
-    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
-
+    :param kappa: threshold between the quadratic and the linear part of the quantile Huber loss, in units of return
+    :param policy_kwargs: ``n_quantiles=64, n_target_quantiles=64, n_eval_quantiles=32, n_cos=64, dueling=False, noisy=False``,
+        see :class:`~sb3_distrl.iqn.policies.IQNPolicy`, and those of SB3's DQN
     :raises ValueError: for arguments out of range
+
+    Other arguments are those of :class:`~sb3_distrl.common.algorithm.ValueAlgorithm` and of SB3's DQN.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -99,7 +96,7 @@ class IQN(ValueAlgorithm):
         check_at_least("kappa", self.kappa, 0, "use 1, or 0 for quantile regression without Huber's smoothing")
 
     def targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
-        """Samples of the target distribution (equation 2), shape [B, M]; see :class:`ValueAlgorithm`."""
+        """Samples of the target distribution (equation 2), shape [B, M]."""
         with self.autocast():
             features = self.q_net_target.encode(batch.next_observations, Noise.SHARED)
             if self.double_q:

@@ -14,9 +14,8 @@ from sb3_distrl.validation import check_at_least, whole_number
 
 class IQNNetwork(ValueNetwork):
     """
-    Implicit quantile network (Dabney et al. 2018b): Z_tau(x, a) = f(psi(x) * phi(tau))_a (equation 4 and text).
-
-    psi are the features and all but the last hidden layer, phi the embedding of the fraction, f the head.
+    Implicit quantile network (Dabney et al. 2018b): Z_tau(x, a) = f(psi(x) * phi(tau))_a (equation 4 and text), with psi the
+    features and all but the last hidden layer, phi the embedding of the fraction, and f the head.
 
     :param n_eval_quantiles: K, fractions over which values are averaged to choose actions
     :param n_cos: number of cosines of the embedding
@@ -43,7 +42,8 @@ class IQNNetwork(ValueNetwork):
 
     def eval_quantiles(self, obs: PyTorchObs, risk: Distortion = MEAN) -> th.Tensor:
         """
-        Quantiles at the K midpoints of [0, 1], distorted, without noise, so that equal observations have equal ones.
+        Quantiles at the K midpoints of [0, 1], distorted by ``risk``; without noise, so equal observations have equal
+        quantiles.
 
         :param obs: observations, shape [B, ...]
         :param risk: the distortion
@@ -51,7 +51,7 @@ class IQNNetwork(ValueNetwork):
         """
         features = self.encode(self.preprocess(obs))
         taus = risk(quantile_midpoints(self.n_eval_quantiles, features.device))
-        return self.quantiles(features, taus.expand(features.shape[0], -1))  # len() would be fixed in exports
+        return self.quantiles(features, taus.expand(features.shape[0], -1))  # len() would be a constant in exports
 
     def distribution(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         quantiles = self.eval_quantiles(obs).mT  # [B, A, K]
@@ -80,12 +80,12 @@ class IQNNetwork(ValueNetwork):
 
 class IQNPolicy(ValuePolicy):
     """
-    Policy of IQN; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and for the network:
+    Policy of IQN; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and those of the network:
 
     :param n_quantiles: N, fractions at which the loss evaluates the online network
     :param n_target_quantiles: N', fractions at which it evaluates the target network
     :param n_eval_quantiles: K, fractions over which values are averaged to choose actions: drawn in training and in
-        ``predict``, the midpoints of [0, 1] where ``deterministic``
+        ``predict``, the midpoints of [0, 1] if ``deterministic``
     :param n_cos: cosines of the embedding
     :param net_kwargs: ``dueling=False``, ``noisy=False``, ``noisy_std=0.5``
 

@@ -12,7 +12,7 @@ class QuantileEmbedding(nn.Module):
     phi_j(tau) = relu(sum_i cos(pi i tau) w_ij + b_j) (IQN, equation 4).
 
     The cosines run over i = 1..n. The paper prints 0..n-1, whose first cosine is constant; its authors' code (Dopamine,
-    implicit_quantile_agent) ran 1..n.
+    implicit_quantile_agent) uses 1..n.
 
     :param n_cos: number of cosines n
     :param features_dim: size of the features that the embedding multiplies

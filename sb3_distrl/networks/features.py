@@ -5,15 +5,15 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
-NATURE_SIDE = 36  # pixels, of the smallest images that the kernels of the Nature DQN take
+NATURE_SIDE = 36  # pixels; the smallest images for the kernels of the Nature DQN
 
 
 class NatureConv(NatureCNN):
     """
     The convolutions of the Nature DQN (Mnih et al. 2015) without its fully connected layer.
 
-    In dueling, noisy and implicit quantile networks the fully connected layers belong to the head: each stream has its
-    own, they are the noisy ones, and the quantile embedding multiplies what comes before them.
+    In dueling, noisy and implicit quantile networks the fully connected layers belong to the head: each stream has its own,
+    these are the noisy ones, and the quantile embedding multiplies their input.
 
     :param observation_space: channel-first images
     :param normalized_image: as in SB3's ``NatureCNN``
@@ -29,7 +29,7 @@ class NatureConv(NatureCNN):
 
 class Convolutions(BaseFeaturesExtractor):
     """
-    Convolutions without padding, each followed by a ReLU, then flattened.
+    Convolutions without padding, each followed by a ReLU, then flattened: [B, C, H, W] to [B, features_dim].
 
     :param observation_space: channel-first, shape [C, H, W]
     :param layers: channels, kernel size and stride of each
@@ -39,7 +39,7 @@ class Convolutions(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Box, layers: list[tuple[int, int, int]]) -> None:
         shape = observation_space.shape
         if len(shape) != 3:
-            raise ValueError(f"observation_space of shape {shape} is no image: use channel-first observations, [C, H, W].")
+            raise ValueError(f"observation_space of shape {shape} is not an image: use channel-first observations, [C, H, W].")
         channels, height, width = shape
         modules: list[nn.Module] = []
         for out_channels, kernel, stride in layers:
@@ -54,10 +54,6 @@ class Convolutions(BaseFeaturesExtractor):
         self.cnn = nn.Sequential(*modules, nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        """
-        :param observations: shape [B, C, H, W]
-        :return: shape [B, features_dim]
-        """
         return self.cnn(observations)
 
 
@@ -83,7 +79,7 @@ class MinAtarConv(Convolutions):
         super().__init__(observation_space, [(16, 3, 1)])
 
 
-# Sizes of the hidden layers that the papers put on them; SB3's NatureCNN has its own
+# The papers' hidden layers after these convolutions; SB3's NatureCNN includes its own
 DEFAULT_NET_ARCH: dict[type[BaseFeaturesExtractor], list[int]] = {
     NatureConv: [512],
     DataEfficientConv: [256],

@@ -14,8 +14,8 @@ class Head(nn.Module):
     :param hidden: sizes of the hidden layers
     :param n_actions: A
     :param n_outputs: outputs of each action, Z: atoms or quantiles of a distribution, or 1
-    :param activation_fn: the activation
-    :param linear: makes the layers
+    :param activation_fn: activation of the hidden layers
+    :param linear: creates the layers
     :param actions_last: whether the last layer's outputs are ordered [Z, A], as in sb3-contrib's QR-DQN, instead of [A, Z]
     """
 
@@ -37,7 +37,7 @@ class Head(nn.Module):
         """
         :param x: shape [B, ..., in_features]
         :param noise: see :class:`Noise`
-        :return: float32 whatever the precision of the layers, shape [B, ..., A, Z]
+        :return: shape [B, ..., A, Z], in float32 whatever the precision of the layers
         """
         outputs = self.stream(x, noise).float()
         if self.actions_last:
@@ -47,10 +47,10 @@ class Head(nn.Module):
 
 class DuelingHead(Head):
     """
-    Value and advantage streams, V + A - mean_a A (Wang et al. 2016, equation 9), for each output on its own.
+    Value and advantage streams, V + A - mean_a A (Wang et al. 2016, equation 9), separately for each output.
 
     For a categorical distribution the outputs are logits: they are aggregated before the softmax (Hessel et al. 2018).
-    Arguments as in :class:`Head`; ``hidden`` holds for each of the two streams.
+    Arguments as in :class:`Head`; ``hidden`` applies to both streams.
     """
 
     def __init__(

@@ -8,25 +8,19 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-MANY_ROWS = 64  # building a noisy weight matrix takes about as long as multiplying this many rows by one more
+MANY_ROWS = 64  # building a noisy weight matrix takes about as long as multiplying this many rows by another matrix
 
 
 class Noise(Enum):
     """Which noise a forward pass uses. It is an argument of the pass, not a mode of the module: SB3 acts in eval mode."""
 
-    OFF = "off"  # the means alone
+    OFF = "off"  # only the means
     SHARED = "shared"  # one draw for the whole batch, as in an update
     PER_ROW = "per row"  # one draw for each row, as in acting in several environments at once
 
 
 def factorised_noise(*shape: int, device: th.device | None = None) -> th.Tensor:
-    """
-    ``f(x) = sign(x) sqrt(|x|)`` of standard normal draws (Fortunato et al. 2018, section 3).
-
-    :param shape: shape of the result
-    :param device: where the result lives
-    :return: fresh noise
-    """
+    """``f(x) = sign(x) sqrt(|x|)`` of standard normal draws (Fortunato et al. 2018, section 3)."""
     x = th.randn(*shape, device=device)
     return x.sign() * x.abs().sqrt()
 
@@ -35,13 +29,13 @@ class NoisyLinear(nn.Linear):
     """
     Linear layer with factorised Gaussian noise on its weights and biases (Fortunato et al. 2018, equations 9 to 11).
 
-    The noisy weight is mu_ij + sigma_ij f(e_i) f(e_j), so the layer's noise on an input x is
-    f(e_out) * (sigma_w (x * f(e_in)) + sigma_b): each row of a batch can have a draw of its own, without a noisy weight
-    matrix. Where one draw serves many rows, or a compiler fuses it, the matrix is built, which takes less time than the
-    second product. Every noisy pass draws afresh, so two passes never share noise.
+    The noisy weight is mu_ij + sigma_ij f(e_i) f(e_j), so the noise on x is f(e_out) * (sigma_w (x * f(e_in)) + sigma_b): each
+    row of a batch can have its own draw without a noisy weight matrix. If one draw serves many rows, or a compiler fuses it,
+    the matrix is built, which is faster than the second product. Every noisy pass draws again, so two passes never share
+    noise.
 
-    ``weight`` and ``bias`` are the means, initialised as in ``nn.Linear``, U(-1/sqrt(p), 1/sqrt(p)) with p inputs, which
-    is the paper's choice; the sigmas all start at ``noisy_std / sqrt(p)``.
+    ``weight`` and ``bias`` are the means, initialised as in ``nn.Linear``, U(-1/sqrt(p), 1/sqrt(p)) with p inputs, which is
+    the paper's choice; the sigmas all start at ``noisy_std / sqrt(p)``.
 
     :param in_features: size of the input
     :param out_features: size of the output
@@ -56,7 +50,7 @@ class NoisyLinear(nn.Linear):
 
     def forward(self, x: th.Tensor, noise: Noise = Noise.OFF) -> th.Tensor:
         """
-        :param x: shape [B, ..., in_features]; with ``Noise.PER_ROW`` all that belongs to one b shares a draw
+        :param x: shape [B, ..., in_features]; with ``Noise.PER_ROW`` everything of one row b shares a draw
         :param noise: which noise to draw
         :return: shape [B, ..., out_features]
         """
@@ -79,13 +73,13 @@ LinearFactory = Callable[[int, int], nn.Linear]  # (inputs, outputs) -> layer: n
 
 class MLP(nn.Module):
     """
-    Fully connected layers with an activation after each hidden one, passing the noise on to the noisy layers.
+    Fully connected layers with an activation after each hidden one. Noise is passed on to noisy layers.
 
     :param in_features: size of the input
     :param hidden: sizes of the hidden layers
     :param out_features: size of the linear output layer; ``None`` ends after the last hidden activation
-    :param activation_fn: the activation
-    :param linear: makes the layers
+    :param activation_fn: activation of the hidden layers
+    :param linear: creates the layers
     """
 
     def __init__(

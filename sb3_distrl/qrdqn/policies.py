@@ -17,7 +17,7 @@ from sb3_distrl.validation import check_at_least, whole_number
 
 class QRDQNNetwork(OutputNetwork):
     """
-    Value network of QR-DQN (Dabney et al. 2018a): its outputs are quantiles of the return, equally likely.
+    Value network of QR-DQN (Dabney et al. 2018a): its outputs are equally likely quantiles of the return.
 
     :param n_quantiles: N, number of quantiles
     :param kwargs: arguments of :class:`~sb3_distrl.common.policies.ValueNetwork`
@@ -43,12 +43,7 @@ class QRDQNNetwork(OutputNetwork):
         return quantiles, th.full_like(quantiles, 1 / self.n_quantiles)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Quantiles, as sb3-contrib's ``QuantileNetwork`` gives them. Like that of other networks, it must not be overridden.
-
-        :param obs: observations, shape [B, ...]
-        :return: without noise, shape [B, N, A]
-        """
+        """Quantiles without noise, shape [B, N, A], like sb3-contrib's ``QuantileNetwork``. Must not be overridden either."""
         return self.outputs(self.preprocess(obs)).transpose(-1, -2)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -58,10 +53,10 @@ class QRDQNNetwork(OutputNetwork):
 class QRDQNPolicy(ValuePolicy):
     """
     Policy of QRDQN; arguments as in sb3-contrib's, and those of the network: ``n_quantiles=200``, ``dueling=False``,
-    ``noisy=False``, ``noisy_std=0.5``. It loads what sb3-contrib's policy saved.
+    ``noisy=False``, ``noisy_std=0.5``. It loads policies saved by sb3-contrib.
 
-    ``net_arch=None`` is sb3-contrib's: none on SB3's ``NatureCNN``, and [64, 64] otherwise. Adam's eps is 0.01 / 32 (Dabney
-    et al. 2018a); the algorithm makes it 0.01 / batch_size, as sb3-contrib's does.
+    ``net_arch=None`` is sb3-contrib's: none after SB3's ``NatureCNN``, and [64, 64] otherwise. Adam's eps is 0.01 / 32 (Dabney
+    et al. 2018a); the algorithm sets it to 0.01 / batch_size, like sb3-contrib's.
     """
 
     network_class = QRDQNNetwork
@@ -81,20 +76,13 @@ class QRDQNPolicy(ValuePolicy):
         return self.q_net_target
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """
-        Load parameters, as of any torch module; those of sb3-contrib's policy are taken by their names there.
-
-        :param state_dict: parameters by name
-        :param args: as in torch
-        :param kwargs: as in torch
-        :return: as in torch
-        """
+        """Load parameters as in torch, also those of sb3-contrib's policy, which have other names."""
         return super().load_state_dict(OrderedDict(self._renamed(state_dict)), *args, **kwargs)
 
     def _renamed(self, state_dict: Mapping[str, Any]) -> Any:
         """
-        sb3-contrib's ``<network>.quantile_net.<i>.<weight or bias>`` are the layers of the trunk, and then those of the head;
-        an activation follows each hidden layer in both.
+        sb3-contrib's ``<network>.quantile_net.<i>.<weight or bias>`` are the layers of the trunk, followed by those of the
+        head; an activation follows each hidden layer in both.
         """
         in_trunk = len(self.q_net.trunk.layers)
         for name, value in state_dict.items():
@@ -134,8 +122,7 @@ SB3_CONTRIB: dict[type[BasePolicy], type[QRDQNPolicy]] = {
 
 def own_policy(policy_class: type[BasePolicy]) -> type[BasePolicy]:
     """
-    :param policy_class: that the user gave, or that was saved
-    :return: the policy of this library for one of sb3-contrib, and any other as it is
+    :return: this library's policy for one of sb3-contrib's, and any other unchanged
     :raises ValueError: for a subclass of sb3-contrib's, whose network would not be used
     """
     if policy_class in SB3_CONTRIB:
@@ -144,7 +131,7 @@ def own_policy(policy_class: type[BasePolicy]) -> type[BasePolicy]:
         if issubclass(policy_class, theirs):
             raise ValueError(
                 f"policy={policy_class.__name__} is a subclass of sb3-contrib's {theirs.__name__}, whose network is not used "
-                f"here: derive it from sb3_distrl.qrdqn.policies.{ours.__name__}, and its network from QRDQNNetwork there, "
-                "which network_class of the policy names."
+                f"here: derive it from sb3_distrl.qrdqn.policies.{ours.__name__}, and set its network_class to a subclass of "
+                "QRDQNNetwork there."
             )
     return policy_class

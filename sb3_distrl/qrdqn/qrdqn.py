@@ -16,24 +16,20 @@ from sb3_distrl.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QR
 
 class QRDQN(ValueAlgorithm):
     """
-    Distributional Reinforcement Learning with Quantile Regression (Dabney et al. 2018a,
-    https://arxiv.org/abs/1710.10044): sb3-contrib's QRDQN with its defaults and its results to the bit. ``double_q``,
-    ``prioritized``, ``n_steps``, and in ``policy_kwargs`` ``dueling`` and ``noisy`` add Rainbow's components. It loads what
-    sb3-contrib's QRDQN saved, and takes its policies' names and classes for its own.
+    Distributional Reinforcement Learning with Quantile Regression (Dabney et al. 2018a, https://arxiv.org/abs/1710.10044):
+    sb3-contrib's QRDQN with the same defaults and results, to the bit. ``double_q``, ``prioritized``, ``n_steps``, and in
+    ``policy_kwargs`` ``dueling`` and ``noisy`` add Rainbow's components. It loads models saved by sb3-contrib's QRDQN, and
+    accepts its policy names and classes.
 
     The priority of a transition is its quantile Huber loss, which is what the algorithm minimises.
 
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: environment, or the name of a registered one
-    :param policy_kwargs: ``n_quantiles=200, dueling=False, noisy=False``, and what SB3's DQN takes; Adam's eps is
-        0.01 / batch_size unless given
-
-    ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
-    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in sb3-contrib's
-    QRDQN.
-
+    :param policy_kwargs: ``n_quantiles=200, dueling=False, noisy=False``, and those of SB3's DQN; Adam's eps is 0.01 /
+        batch_size unless given
     :raises ValueError: for arguments out of range
+
+    Other arguments are those of :class:`~sb3_distrl.common.algorithm.ValueAlgorithm` and of sb3-contrib's QRDQN.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -89,7 +85,7 @@ class QRDQN(ValueAlgorithm):
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
     def _setup_model(self) -> None:
-        self.policy_class = own_policy(self.policy_class)  # a saved model of sb3-contrib has theirs
+        self.policy_class = own_policy(self.policy_class)  # models saved by sb3-contrib have its class
         super()._setup_model()
 
     def policy_arguments(self) -> dict[str, Any]:
@@ -100,12 +96,12 @@ class QRDQN(ValueAlgorithm):
 
     @property
     def quantile_net(self) -> QRDQNNetwork:
-        """The online network, by sb3-contrib's name."""
+        """The online network, under sb3-contrib's name."""
         return self.q_net
 
     @property
     def quantile_net_target(self) -> QRDQNNetwork:
-        """The target network, by sb3-contrib's name."""
+        """The target network, under sb3-contrib's name."""
         return self.q_net_target
 
     @property

@@ -14,22 +14,17 @@ from sb3_distrl.networks import NatureConv
 from sb3_distrl.validation import number, whole_number
 
 NO_DISTRIBUTION = (
-    "policy_kwargs has distributional=False, so that there are values but no distributions: use distributional=True, or "
+    "policy_kwargs has distributional=False, so there are values but no distributions: use distributional=True, or "
     "risk='mean'."
 )
-
-
 RETURNS = "set v_min and v_max to the range of your returns"
-EVEN = 0.1  # share of their spacing by which float32 may move atoms, as a projection may lose as much of its mass
+EVEN = 0.1  # tolerated float32 error of atoms, as a share of their spacing; a projection may lose as much of its mass
 
 
 def make_support(v_min: float, v_max: float, n_atoms: int) -> th.Tensor:
     """
-    :param v_min: lowest atom
-    :param v_max: highest atom
-    :param n_atoms: number of atoms Z
     :return: equally spaced atoms, shape [Z]
-    :raises ValueError: if float32, in which networks compute, cannot hold them
+    :raises ValueError: if they are not distinct finite numbers in float32
     """
     if not v_min < v_max:
         raise ValueError(f"v_min={v_min} must be less than v_max={v_max}: set both to the range of your returns.")
@@ -57,7 +52,7 @@ class RainbowNetwork(OutputNetwork):
     :param v_min: lowest atom, in units of discounted (and, if so, clipped or normalised) return
     :param v_max: highest atom, in the same units
     :param kwargs: arguments of :class:`~sb3_distrl.common.policies.ValueNetwork`
-    :raises ValueError: for a support that is none
+    :raises ValueError: for an invalid support
     """
 
     support: th.Tensor
@@ -107,10 +102,9 @@ class RainbowNetwork(OutputNetwork):
 
 class RainbowPolicy(ValuePolicy):
     """
-    Policy of Rainbow; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and for the network:
-
+    Policy of Rainbow; arguments as in :class:`~sb3_distrl.common.policies.ValuePolicy`, and for :class:`RainbowNetwork`
     ``dueling=True``, ``noisy=True``, ``noisy_std=0.5``, ``distributional=True``, ``n_atoms=51``, ``v_min=-10.0``,
-    ``v_max=10.0``, see :class:`RainbowNetwork`. Adam's eps is 1.5e-4 (Hessel et al. 2018, table 1).
+    ``v_max=10.0``. Adam's eps is 1.5e-4 (Hessel et al. 2018, table 1).
     """
 
     network_class = RainbowNetwork

@@ -14,39 +14,36 @@ from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, gather_actions, project_categorical
 from sb3_distrl.rainbow.policies import NO_DISTRIBUTION, CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
-VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that is worth a warning
-VISIBLE_ATOM_MASS = 0.01  # mass that an atom needs to count for the range of targets named there
+VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that causes a warning
+VISIBLE_ATOM_MASS = 0.01  # minimum mass for an atom to count in the warning's range of targets
 
 
 class Rainbow(ValueAlgorithm):
     """
     Rainbow: Combining Improvements in Deep Reinforcement Learning (Hessel et al. 2018, https://arxiv.org/abs/1710.02298).
 
-    Defaults are the paper's (table 1) for Atari, where a step is four frames. Each of the six components switches off on
-    its own: ``double_q``, ``prioritized``, ``n_steps=1``, and in ``policy_kwargs`` ``dueling``, ``noisy`` and
-    ``distributional``. With all of them off this is SB3's DQN; with ``distributional`` alone it is C51, and so on.
+    Defaults are the paper's (table 1) for Atari, where a step is four frames. Each of the six components can be switched off:
+    ``double_q``, ``prioritized``, ``n_steps=1``, and in ``policy_kwargs`` ``dueling``, ``noisy`` and ``distributional``.
+    Without any of them this is SB3's DQN; with ``distributional`` alone it is C51, and so on.
 
     The priority of a transition is the Kullback-Leibler divergence of target and prediction, as in the paper; without
-    ``distributional`` it is the absolute temporal-difference error. The loss is the cross-entropy, whose gradient is the
-    same. The paper does not say whether gradients were clipped; ``max_grad_norm=10`` is DQN Zoo's.
+    ``distributional`` it is the absolute temporal-difference error. The loss is the cross-entropy, which has the same
+    gradient. The paper does not say whether gradients were clipped; ``max_grad_norm=10`` is DQN Zoo's.
 
-    Choose ``v_min`` and ``v_max`` to hold the discounted (and, if so, clipped or normalised) returns: what lies outside is
-    logged as ``train/clipped_mass``, with one warning when it is much, and the range of the targets before they are clipped
+    Choose ``v_min`` and ``v_max`` to contain the discounted (and, if so, clipped or normalised) returns. The probability mass
+    outside is logged as ``train/clipped_mass``, with one warning if it is large, and the range of the targets before clipping
     as ``train/target_min`` and ``train/target_max``.
 
     :param policy: MlpPolicy, CnnPolicy, MultiInputPolicy, or a class
     :param env: environment, or the name of a registered one
-    :param exploration_fraction: of the training, over which epsilon falls without noisy layers: 62.5k of 50M steps
-    :param exploration_initial_eps: epsilon at the beginning; ``None`` is 0 with noisy layers, 1 without
-    :param exploration_final_eps: epsilon at the end; ``None`` is 0 with noisy layers, 0.01 without
+    :param exploration_fraction: fraction of the training over which epsilon falls without noisy layers: 62.5k of 50M steps
+    :param exploration_initial_eps: initial epsilon; ``None``: 0 with noisy layers, 1 without
+    :param exploration_final_eps: final epsilon; ``None``: 0 with noisy layers, 0.01 without
     :param policy_kwargs: ``dueling=True, noisy=True, noisy_std=0.5, distributional=True, n_atoms=51, v_min=-10.0,
-        v_max=10.0``, and what SB3's DQN takes
-
-    ``optimize_memory_usage``, ``n_steps``, ``double_q``, ``prioritized``, ``alpha``, ``beta_initial``, ``beta_final``,
-    ``beta_fraction``, ``replay_ratio``, ``overlap``, ``precision``, ``compile``, ``risk`` and
-    ``bootstrap_risk`` are described in :class:`~sb3_distrl.common.algorithm.ValueAlgorithm`, all others in SB3's DQN.
-
+        v_max=10.0``, and those of SB3's DQN
     :raises ValueError: for arguments out of range
+
+    Other arguments are those of :class:`~sb3_distrl.common.algorithm.ValueAlgorithm` and of SB3's DQN.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -155,7 +152,7 @@ class Rainbow(ValueAlgorithm):
             warnings.warn(
                 f"{metrics['clipped_mass']:.0%} of the target distributions' mass lies outside [v_min, v_max] = "
                 f"[{support[0]:g}, {support[-1]:g}]; targets from {metrics['target_min']:.3g} to "
-                f"{metrics['target_max']:.3g} were seen, and as they build on clipped ones, returns may reach further. Set "
+                f"{metrics['target_max']:.3g} were seen, and as they bootstrap from clipped ones, returns may go further. Set "
                 "policy_kwargs=dict(v_min=..., v_max=...) to the range of the discounted returns, or normalise rewards.",
                 UserWarning,
             )

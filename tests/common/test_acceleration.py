@@ -95,7 +95,7 @@ def test_unknown_precision(algorithm: type[ValueAlgorithm]) -> None:
 
 
 def test_precision_that_the_device_lacks() -> None:
-    with pytest.raises(ValueError, match="precision='bf16' is not to be had on device=meta: use precision='float32'"):
+    with pytest.raises(ValueError, match="precision='bf16' is not available on device=meta: use precision='float32'"):
         make(Rainbow, precision="bf16", device="meta")
 
 

@@ -206,13 +206,13 @@ def test_foreign_files(kind: str, content: bytes, tmp_path: Path) -> None:
 )
 def test_models_of_other_algorithms(make_other: Any, tmp_path: Path) -> None:
     make_other().save(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"is no policy of Rainbow: use .* or the algorithm that the model was saved by"):
+    with pytest.raises(ValueError, match=r"is not a policy of Rainbow: use .* or the algorithm that saved the model"):
         Rainbow.load(tmp_path / "other", env=vec_env())
 
 
 def test_an_object_that_is_no_buffer(tmp_path: Path) -> None:
     save_object(tmp_path / "list", [1, 2])
-    with pytest.raises(ValueError, match="list holds a list and no replay buffer"):
+    with pytest.raises(ValueError, match="list holds a list, not a replay buffer"):
         load("buffer", tmp_path / "list")
 
 

@@ -36,8 +36,8 @@ def test_weights_that_are_not_finite_are_not_saved(name: str, network: str, way:
     key = next(key for key, parameter in model.policy.named_parameters() if parameter is weights)
     sound = weights.detach().clone()
     message = (
-        f"^The weights {key} are not finite after {model._n_updates} gradient steps, and the model is not saved, so that "
-        "former files stay as they are: lower the learning rate, or clip rewards and observations"
+        f"^The weights {key} are not finite after {model._n_updates} gradient steps, and the model is not saved, so "
+        "existing files are unchanged: lower the learning rate, or clip rewards and observations"
     )
     for value in BAD:
         spoil(weights, value)

@@ -103,7 +103,7 @@ def test_processes_that_have_ended(overlap: bool) -> None:
         model.learn(1000)
     env.processes[1].join()
     for _ in range(2):
-        message = r"^env=.* cannot be used any more.*Make the environments anew, and hand them over by model\.set_env\(\)"
+        message = r"^env=.* cannot be used any more.*Create the environments again, and pass them to model\.set_env\(\)"
         with pytest.raises(ValueError, match=message):
             model.learn(60, reset_num_timesteps=False)
     another = interrupting(0)

@@ -34,7 +34,7 @@ def told(model: Any, total: int, **kwargs: Any) -> list[str]:
 def test_learning_starts_after_the_end(algorithm: type[ValueAlgorithm], n_envs: int, overlap: bool) -> None:
     model = make(algorithm, vec_env(n_envs=n_envs), learning_starts=60, overlap=overlap)
     assert told(model, 60) == [
-        "learn(total_timesteps=60) has ended without a gradient step, as learning_starts=60 environment steps come before the "
+        "learn(total_timesteps=60) ended without a gradient step, as learning_starts=60 environment steps come before the "
         "first: use a smaller learning_starts or a larger total_timesteps."
     ]
     assert told(model, 61) == [] and model._n_updates > 0
@@ -46,7 +46,7 @@ def test_learning_starts_after_the_end(algorithm: type[ValueAlgorithm], n_envs: 
 def test_a_replay_ratio_too_small(overlap: bool) -> None:
     model = make(QRDQN, replay_ratio=0.02, overlap=overlap)
     assert told(model, 60) == [
-        "learn(total_timesteps=60) has ended without a gradient step, as replay_ratio=0.02 asks for less than one after "
+        "learn(total_timesteps=60) ended without a gradient step, as replay_ratio=0.02 asks for less than one after "
         "learning_starts=20: use a larger replay_ratio or total_timesteps."
     ]
     assert told(model, 20, reset_num_timesteps=False) == [] and model._n_updates == 1

@@ -111,7 +111,7 @@ def test_actors_that_are_ahead_wait_and_so_does_a_learner_that_is(monkeypatch):
 def test_too_few_steps_to_learn_from():
     model = make_model()
     with pytest.warns(
-        UserWarning, match=r"^learn\(total_timesteps=40\) has ended without a gradient step, as learning_starts=60 "
+        UserWarning, match=r"^learn\(total_timesteps=40\) ended without a gradient step, as learning_starts=60 "
     ):
         model.learn(40)
     assert model._n_updates == 0

@@ -74,7 +74,7 @@ def test_too_small_observations_are_refused(conv, space):
 
 
 def test_observations_that_are_no_images_are_refused():
-    with pytest.raises(ValueError, match="is no image"):
+    with pytest.raises(ValueError, match="is not an image"):
         MinAtarConv(spaces.Box(-1, 1, (4,)))
 
 
