@@ -1,4 +1,4 @@
-"""A model on its way to another process."""
+"""Send a model to another process."""
 
 import io
 import warnings
@@ -13,11 +13,9 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 
 class SavedModel(NamedTuple):
     """
-    A model as SB3 saves it, which need not be of a class that can be imported where it is loaded.
+    A model as saved by SB3, with its class, which may not be importable where it is loaded.
 
-    :param algorithm: class of the model
-    :param file: what ``save()`` wrote
-    :param exact: attributes that the file holds as JSON, which turns tuples into lists and keys into strings
+    ``exact`` has the attributes that SB3 saves as JSON, which turns tuples into lists and keys into strings.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -27,9 +25,8 @@ class SavedModel(NamedTuple):
     @classmethod
     def of(cls, model: BaseAlgorithm, exclude: list[str]) -> "SavedModel":
         """
-        :param model: to save
-        :param exclude: attributes to leave out, besides those that ``save()`` leaves out anyway
-        :return: the saved model
+        Save a model without the attributes in ``exclude`` and those that ``save()`` always leaves out.
+
         :raises ValueError: if an attribute cannot be pickled
         """
         file = io.BytesIO()
@@ -39,7 +36,7 @@ class SavedModel(NamedTuple):
             for name in sorted(vars(model).keys() - {*exclude, *model._excluded_save_params()}):
                 if not _can_be_saved(vars(model)[name]):
                     raise ValueError(
-                        f"{name}={vars(model)[name]} of {type(model).__name__} cannot be pickled ({error}): name it in "
+                        f"{name}={vars(model)[name]} of {type(model).__name__} cannot be pickled ({error}): list it in "
                         "_excluded_save_params(), and set it in __init__ or _setup_model, which actors call, too."
                     ) from error
             raise
@@ -48,8 +45,9 @@ class SavedModel(NamedTuple):
 
     def load(self) -> BaseAlgorithm:
         """
-        :return: the model, on the CPU
-        :raises UserWarning: if an attribute cannot be unpickled, which SB3 would leave out
+        Load the model on the CPU.
+
+        :raises UserWarning: if an attribute cannot be unpickled; SB3 would leave it out
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Could not deserialize object")
