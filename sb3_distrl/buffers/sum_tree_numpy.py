@@ -1,4 +1,4 @@
-"""The inner loops of the sum tree in numpy; see there for what they do."""
+"""The inner loops of :class:`~sb3_distrl.buffers.SumTree`, in numpy."""
 
 import numpy as np
 
@@ -35,8 +35,9 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
 
 def child_of(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
+    Find the child whose running sum first exceeds the value, and the rest of the value within it, both of shape [B].
+
     :param rows: masses of each node's children, shape [B, 32]
-    :return: the child at which the running sum first exceeds the value, and how far into it the value lies, shape [B]
     """
     sums = rows.cumsum(axis=1)
     values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
