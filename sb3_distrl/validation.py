@@ -119,13 +119,7 @@ def available_memory() -> float:
 
 
 def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> None:
-    """
-    Check that there is enough memory.
-
-    :param needed: bytes that ``size`` needs
-    :param fixed: bytes that every size needs
-    :param remedy: empty, or a comma and an alternative to a smaller size
-    """
+    """Check for the bytes that ``size`` needs, of which every size needs ``fixed``; a ``remedy`` begins with a comma."""
     there = available_memory()
     if needed > there:
         fitting = max(0, int(size * (there - fixed) / (needed - fixed)))

@@ -14,16 +14,11 @@ SETTLE = 100  # transitions from which the shift of observations is learned
 
 
 class Rings(NamedTuple):
-    """
-    A ring of slices for each environment.
+    """A ring of slices for each environment."""
 
-    ``slices`` has shape [n_envs, size + n_slices - 1, ...] and ``windows``, a view of it, [n_envs, size, n_slices, ...].
-    Slices numbered below ``firsts``, shape [n_envs], were lost when these rings replaced smaller ones.
-    """
-
-    slices: np.ndarray
-    windows: np.ndarray
-    firsts: np.ndarray
+    slices: np.ndarray  # [n_envs, size + n_slices - 1, ...]
+    windows: np.ndarray  # a view of slices, [n_envs, size, n_slices, ...]
+    firsts: np.ndarray  # [n_envs]; slices with lower numbers were lost when these rings replaced smaller ones
 
     @property
     def size(self) -> int:

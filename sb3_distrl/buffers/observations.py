@@ -13,13 +13,7 @@ Parts = dict[str, Any]
 
 
 def make_storage(space: spaces.Space, rows: int, n_envs: int, frames_once: bool, lossless: bool = False) -> ObservationStorage:
-    """
-    Create a storage for a space's observations, not allocated yet.
-
-    :param rows: transitions per environment
-    :param frames_once: store each frame of a stack once
-    :param lossless: see :class:`FrameStorage`
-    """
+    """Create a storage of ``rows`` transitions per environment, not allocated yet; see :class:`FrameStorage`."""
     if isinstance(space, spaces.Dict):
         parts = space.spaces.items()
         return DictStorage({key: make_storage(part, rows, n_envs, frames_once, lossless) for key, part in parts})

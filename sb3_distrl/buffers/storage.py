@@ -37,12 +37,10 @@ class ObservationStorage(ABC):
     @abstractmethod
     def prepared(self, obs: Any, next_obs: Any, key: str = "") -> tuple[Any, Any]:
         """
-        Check the observations of a step, and convert them for :meth:`continues` and :meth:`add`.
+        Check the observations of a step, shape [n_envs, ...], and convert them for :meth:`continues` and :meth:`add`.
 
         Before memory is allocated, they also show how observations are stacked.
 
-        :param obs: s_t from the environments, shape [n_envs, ...]
-        :param next_obs: s_{t+1}
         :param key: suffix of the arguments' names in errors
         :raises ValueError: for values that are not finite, or a wrong shape
         """
@@ -108,12 +106,7 @@ class ObservationStorage(ABC):
 
 
 class ArrayStorage(ObservationStorage):
-    """
-    A storage for any space but Dict.
-
-    :param rows: transitions per environment
-    :param shape: shape of an observation
-    """
+    """A storage of ``rows`` transitions per environment, for any space but Dict."""
 
     def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.rows, self.n_envs, self.shape, self.dtype = rows, n_envs, shape, dtype

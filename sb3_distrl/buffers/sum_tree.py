@@ -21,14 +21,8 @@ def _load() -> ModuleType:
 
 @cache
 def compiled() -> ModuleType | None:
-    """
-    Import numba and compile the inner loops; takes a second the first time.
-
-    A thread of its own does this: Ctrl-C reaches only the main thread, and an interrupted import would make numba unusable in
-    this process.
-
-    :return: the compiled inner loops, or ``None`` if numba is not installed or cannot be used
-    """
+    """Import numba and compile the inner loops (a second the first time), or return ``None`` if numba cannot be used."""
+    # In a thread, because Ctrl-C reaches only the main thread, and an interrupted import would make numba unusable
     executor = ThreadPoolExecutor(1)
     try:
         return executor.submit(_load).result()

@@ -39,11 +39,7 @@ class RepairOnError:
 
 
 class TransitionBuffer(RowBuffer):
-    """
-    The part of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer` that adds transitions.
-
-    Each environment fills a ring of ``buffer_size // n_envs`` rows at its own pace (see :meth:`add_block`).
-    """
+    """The part of ``PrioritizedReplayBuffer`` that adds transitions; each environment fills its rows at its own pace."""
 
     alpha: float
     priority_eps: float
@@ -131,10 +127,9 @@ class TransitionBuffer(RowBuffer):
 
     def block(self, priorities: np.ndarray | None = None) -> Block:
         """
-        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
+        All transitions since :meth:`start_block`, in the buffer's own arrays, which the next block does not reuse.
 
-        :param priorities: shape [T, n_envs]; by default the largest that the other buffer has seen
-        :return: the block; its arrays are the buffer's own, which the next block does not reuse
+        :param priorities: shape [T, n_envs]; by default the largest that the receiving buffer has seen
         """
         steps = self.size()
         return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.block(), priorities)
@@ -156,7 +151,7 @@ class TransitionBuffer(RowBuffer):
             check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
         for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):
             if not self.action_space.contains(action.reshape(self.action_space.shape)):
-                raise ValueError(f"actions={action} is not in {self.action_space}: fix what chose it.")
+                raise ValueError(f"actions={action} is not in {self.action_space}: fix the policy.")
         self.stored.check_block(block.observations, steps, n_envs)
 
     def add_block(self, envs: np.ndarray, block: Block) -> None:
@@ -193,9 +188,8 @@ class TransitionBuffer(RowBuffer):
         masses: np.ndarray | None = None,
     ) -> None:
         """
-        Store T transitions of each of E environments.
+        Store T transitions of each of E environments, with ``values`` [T, E, ...] or, for one step, [E, ...].
 
-        :param values: for each row array, shape [T, E, ...] or, for one step, [E, ...]
         :param first: the first observations, from :meth:`ObservationStorage.prepared`
         :param write: stores the observations, given ``rows`` [T, E] and ``continues`` [E]
         :param masses: shape [T * E]; by default that of the largest priority

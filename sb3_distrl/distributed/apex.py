@@ -251,11 +251,7 @@ class ApeX(ValueAlgorithm):
             return super()._setup_learn(*args, **kwargs)
 
     def learn(self: SelfApeX, *args: Any, **kwargs: Any) -> SelfApeX:
-        """
-        Start actors, learn as the algorithm does, and stop the actors.
-
-        :raises RuntimeError: if actors fail too often or send nothing
-        """
+        """Start actors, learn, and stop the actors; a RuntimeError means that they fail too often or send nothing."""
         try:
             return super().learn(*args, **kwargs)
         finally:

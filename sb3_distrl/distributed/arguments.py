@@ -17,8 +17,6 @@ COLLECTORS = ("ray", "local")
 
 def check_arguments(model: ApeX) -> None:
     """
-    Check the model's attributes, and make whole numbers ints.
-
     :raises ValueError: naming the argument, its value and the remedy
     :raises ImportError: if Ray is needed but not installed
     """
@@ -43,7 +41,7 @@ def check_arguments(model: ApeX) -> None:
     if model.collector == "ray" and importlib.util.find_spec("ray") is None:
         raise ImportError("Ray is not installed: pip install 'sb3-distrl[ray]', or use collector='local'.")
     if model.env is not None and not isinstance(model.env, ActorEnvs):
-        raise ValueError(f"env={model.env} cannot be stepped by actors: give the name of one, or a function that makes it.")
+        raise ValueError(f"env={model.env} cannot be stepped by actors: use an environment ID, or a function that makes it.")
     if model.replay_buffer_class is not None and not issubclass(model.replay_buffer_class, PrioritizedReplayBuffer):
         raise ValueError(
             f"replay_buffer_class={model.replay_buffer_class.__name__} does not accept blocks: use None for this library's."
@@ -53,10 +51,7 @@ def check_arguments(model: ApeX) -> None:
 
 
 def ratio_without_actors(train_freq: int | tuple[int, str], gradient_steps: int) -> float:
-    """
-    :return: gradient steps per transition of the algorithm with one environment
-    :raises ValueError: if ``train_freq`` counts episodes
-    """
+    """:return: the algorithm's gradient steps per transition with one environment; ``train_freq`` must count steps"""
     freq, unit = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
     if unit != "step":
         raise ValueError(f"train_freq={train_freq} cannot be used with actors: use replay_ratio, or count steps.")

@@ -10,12 +10,7 @@ from sb3_distrl.distributed.worker import ActorSpec, Report, RolloutWorker, Weig
 
 
 class Collector(ABC):
-    """
-    Running actors.
-
-    :param weights: initial weights
-    :param synchronous: on request, collect one block from each actor, in order and with the newest weights
-    """
+    """Running actors; with ``synchronous``, each sends one block per request, in order and with the newest weights."""
 
     def __init__(self, spec: ActorSpec, n_actors: int, weights: Weights, synchronous: bool) -> None:
         self.spec, self.n_actors, self.synchronous = spec, n_actors, synchronous
@@ -24,11 +19,7 @@ class Collector(ABC):
         self._send(weights)
 
     def publish(self, weights: Weights) -> None:
-        """
-        Use these weights for future blocks.
-
-        :raises ValueError: if they are older than the current ones
-        """
+        """Use these weights, which must not be older than the current ones, for future blocks."""
         if weights.version < self.version:
             raise ValueError(f"version={weights.version} of weights is older than {self.version}, which actors have.")
         self.version = weights.version

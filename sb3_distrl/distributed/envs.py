@@ -58,9 +58,7 @@ class ActorEnvs(VecEnv):
     """
     The learner's placeholder for its actors' environments: it has their number and spaces, but cannot be stepped.
 
-    :param source: see :func:`make_envs`
-    :param envs_per_actor: see :func:`make_envs`
-    :raises ValueError: for arguments out of range
+    :raises ValueError: as :func:`make_envs`, which takes ``source`` and ``envs_per_actor``
     """
 
     def __init__(self, source: EnvSource, n_actors: int, envs_per_actor: int | None) -> None:

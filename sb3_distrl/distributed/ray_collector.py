@@ -74,9 +74,7 @@ class RayCollector(Collector):
     """
     Actors as Ray processes. This class, not Ray, restarts them, with new seeds, and gives up if they fail too often.
 
-    The other arguments are those of :class:`Collector` and :class:`~sb3_distrl.distributed.ApeX`.
-
-    :param check: raises a ValueError for an invalid report
+    :param check: raises a ValueError for an invalid report; for the other arguments see ``ApeX``
     :raises ValueError: if Ray cannot be reached, or has too few CPUs for the actors
     """
 

@@ -24,11 +24,7 @@ class SavedModel(NamedTuple):
 
     @classmethod
     def of(cls, model: BaseAlgorithm, exclude: list[str]) -> "SavedModel":
-        """
-        Save a model without the attributes in ``exclude`` and those that ``save()`` always leaves out.
-
-        :raises ValueError: if an attribute cannot be pickled
-        """
+        """Save a model without these attributes; a ValueError names one that cannot be pickled."""
         file = io.BytesIO()
         try:
             model.save(file, exclude)
@@ -44,11 +40,7 @@ class SavedModel(NamedTuple):
         return cls(type(model), file.getvalue(), exact)
 
     def load(self) -> BaseAlgorithm:
-        """
-        Load the model on the CPU.
-
-        :raises UserWarning: if an attribute cannot be unpickled; SB3 would leave it out
-        """
+        """Load the model on the CPU; raise a UserWarning where SB3 would leave out an attribute."""
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Could not deserialize object")
             return self.algorithm.load(io.BytesIO(self.file), device="cpu", custom_objects=self.exact)

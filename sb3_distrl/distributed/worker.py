@@ -41,16 +41,12 @@ class Episode(NamedTuple):
 
 
 class Report(NamedTuple):
-    """
-    What an actor sends: a block of transitions, the episodes that ended in it, and the version of the weights it acted with.
-
-    ``first`` marks the first report after the actor was started.
-    """
+    """What an actor sends: a block, the episodes that ended in it, and the version of the weights it acted with."""
 
     block: Block
     episodes: list[Episode]
     version: int
-    first: bool
+    first: bool  # since the actor was started
 
 
 class EpisodesOfBlock(BaseCallback):
@@ -71,20 +67,13 @@ class EpisodesOfBlock(BaseCallback):
 
 
 class ActorSpec(NamedTuple):
-    """
-    What all actors share.
-
-    :param model: the model that an actor starts with
-    :param random_steps: transitions with random actions per actor, before it uses its network
-    :param epsilons: shape [n_actors, E]
-    :param seed: entropy for the seeds of all actors
-    """
+    """What all actors share."""
 
     model: SavedModel
     envs: ActorEnvs
-    random_steps: int
-    epsilons: np.ndarray
-    seed: tuple[int, ...]
+    random_steps: int  # transitions per actor with random actions, before it uses its network
+    epsilons: np.ndarray  # [n_actors, E]
+    seed: tuple[int, ...]  # entropy for all actors' seeds
 
 
 def epsilon_ladder(n_streams: int, epsilon: float, alpha: float) -> np.ndarray:

@@ -110,7 +110,7 @@ class Experiment(ExperimentManager):
         processed = super()._preprocess_hyperparams(hyperparams)
         if self.has_actors:
             if self.optimize_hyperparameters:
-                raise ValueError(f"algo={self.algo} cannot be tuned: tune it without actors, and train with what was found.")
+                raise ValueError(f"algo={self.algo} cannot be tuned: tune it without actors, and train with the result.")
             self.n_actors = processed[0].setdefault("n_actors", 2)
             self.n_envs *= self.n_actors  # rl-zoo3 divides the frequencies of callbacks by it
         return processed

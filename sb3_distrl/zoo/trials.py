@@ -34,16 +34,12 @@ def read_trial(algo: str, storage: str | None, study_name: str | None, trial_id:
 
 
 class SeedTrial:
-    """
-    A trial for the run of one of its seeds, which reports the mean over the seeds so far.
-
-    ``scores`` and ``last_step`` are those of the previous seeds; ``policy`` is the policy's name, for samplers.
-    """
+    """A trial for the run of one seed, which reports the mean score of this and the previous seeds."""
 
     def __init__(self, trial: optuna.Trial, scores: list[float], last_step: int, policy: str) -> None:
         self._trial, self._scores, self._first_step = trial, list(scores), last_step
         self.last_step = last_step
-        self.policy = policy
+        self.policy = policy  # its name, for samplers
         self.number = f"{trial.number}_seed_{len(scores)}" if scores else trial.number  # names the folder of its logs
 
     def report(self, value: float, step: int) -> None:
