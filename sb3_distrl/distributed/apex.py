@@ -72,7 +72,7 @@ class ApeX(ValueAlgorithm):
     ``_excluded_save_params()``; actors get them from ``__init__`` and ``_setup_model()``.
 
     :param policy: as in the algorithm
-    :param env: environment ID, or a function without arguments that makes one environment or a VecEnv of all of an actor's
+    :param env: environment ID, or a function without arguments that makes one environment or an actor's whole VecEnv
     :param n_actors: number of actors
     :param envs_per_actor: environments per actor; by default 1, or as many as the VecEnv has
     :param block_steps: steps of each environment in a block; 50 in the paper

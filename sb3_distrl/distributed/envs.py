@@ -21,14 +21,14 @@ def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
     """
     Make the environments of an actor, wrapped as in SB3.
 
-    :param source: environment ID, or a function that makes one environment or a VecEnv of all of an actor's
+    :param source: environment ID, or a function that makes one environment or an actor's whole VecEnv
     :param n_envs: ``None`` is 1, or as many as the VecEnv has
     :raises ValueError: if ``source`` is something else, or the environments cannot be used
     """
     if not (isinstance(source, str) or callable(source)):
         raise ValueError(
             f"env={source} cannot be made by each actor: use an environment ID, or a function without arguments that makes "
-            "one environment or a VecEnv of all of an actor's."
+            "one environment or an actor's whole VecEnv."
         )
 
     def make() -> gymnasium.Env | VecEnv:
