@@ -1,9 +1,4 @@
-"""
-Checks of what users pass in.
-
-Each raises a ValueError that names the argument (``name``), what the user gave (``value``) and what to do instead
-(``remedy``).
-"""
+"""Checks of arguments, which raise a ValueError with the argument's ``name``, its ``value`` and a ``remedy``."""
 
 import difflib
 import os
@@ -19,11 +14,11 @@ try:
 except ImportError:
     psutil = None
 
-MOST_ALPHA = 10  # beyond, masses of priorities overflow
+MOST_ALPHA = 10  # beyond, masses overflow
 
 
 def number(name: str, value: Any, remedy: str) -> float:
-    """:return: the number, of Python, numpy, or in an array or tensor of a single one; not a string or a bool"""
+    """Accept a number of Python or numpy, or an array or tensor without axes; no string or bool."""
     given = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(given, bool) or not isinstance(given, Real):
         raise ValueError(f"{name}={value!r} must be a number: {remedy}.")
@@ -31,7 +26,7 @@ def number(name: str, value: Any, remedy: str) -> float:
 
 
 def whole_number(name: str, value: Any, remedy: str) -> int:
-    """:return: the whole number as an int; sweeps and files give 3.0 or 1e6"""
+    """Convert a whole number to int; sweeps and files may have 3.0 or 1e6."""
     given = number(name, value, remedy)
     if given % 1 != 0:  # also for infinity
         raise ValueError(f"{name}={value} must be a whole number: {remedy}.")
@@ -42,7 +37,7 @@ def layer_sizes(name: str, sizes: Any) -> list[int]:
     """:return: numbers of units, at least 1, as ints"""
     remedy = "use a list of numbers of units, such as [64, 64]"
     if isinstance(sizes, (str, dict)) or not isinstance(sizes, Iterable):
-        raise ValueError(f"{name}={sizes!r} is no list: {remedy}.")
+        raise ValueError(f"{name}={sizes!r} is not a list: {remedy}.")
     layers = [whole_number(name, size, remedy) for size in sizes]
     for size in layers:
         check_at_least(name, size, 1, remedy)
@@ -50,20 +45,19 @@ def layer_sizes(name: str, sizes: Any) -> list[int]:
 
 
 def check_at_least(name: str, value: float, low: float, remedy: str) -> None:
-    """:param low: the smallest allowed value"""
     if not number(name, value, remedy) >= low:
         raise ValueError(f"{name}={value} must be at least {low}: {remedy}.")
 
 
 def check_fraction(name: str, value: float, remedy: str, zero: bool = False) -> None:
-    """:param zero: whether 0 is allowed, as all other numbers up to 1 are"""
+    """Check that a number is in (0, 1], or in [0, 1] with ``zero``."""
     given = number(name, value, remedy)
     if not (0 < given <= 1 or (zero and given == 0)):
         raise ValueError(f"{name}={value} must be in {'[0' if zero else '(0'}, 1]: {remedy}.")
 
 
 def check_alpha(alpha: float, remedy: str) -> None:
-    """:param alpha: exponent of priorities in [0, 1]; files of 0.1.0 may have one above 1, for which there is a warning"""
+    """Check that alpha is in [0, 1]; larger ones, from files of 0.1.0, give a warning."""
     if 1 < number("alpha", alpha, remedy) <= MOST_ALPHA:
         warnings.warn(f"alpha={alpha} above 1 is deprecated: {remedy}.", DeprecationWarning, stacklevel=2)
     else:
@@ -71,7 +65,7 @@ def check_alpha(alpha: float, remedy: str) -> None:
 
 
 def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
-    """Refuse values that are NaN, or infinite as float32, in which networks compute."""
+    """Check that values are finite in float32, the type of networks."""
     if values.dtype.kind != "f":
         return
     if values.dtype.itemsize <= 4:
@@ -84,20 +78,16 @@ def check_finite(name: str, values: np.ndarray, remedy: str) -> None:
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse an array of another shape."""
     if array.shape != shape:
         raise ValueError(f"{name} of shape {array.shape} should have shape {shape}.")
 
 
 def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, ...], remedy: str) -> np.ndarray:
     """
-    Check that an array has an entry for each environment.
+    Check that an array has an entry of this shape for each environment, and return it in shape [n_envs, *shape].
 
-    Only single numbers are reshaped: VecEnvs give them as [n_envs] or [n_envs, 1]. A single environment may leave out the
-    first axis, as in SB3.
-
-    :param shape: shape of an entry
-    :return: the array, shape [n_envs, *shape]
+    Only single numbers are reshaped: VecEnvs give them as [n_envs] or [n_envs, 1]. A single environment may omit the first
+    axis, as in SB3.
     """
     if array.shape == (n_envs, *shape):
         return array
@@ -111,7 +101,7 @@ def with_env_axis(name: str, array: np.ndarray, n_envs: int, shape: tuple[int, .
 
 
 def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
-    """Refuse an array of another shape, where ``None`` is any length, of another type, or with a number that is not finite."""
+    """Check an array's shape (``None`` is any length) and type, and that it is finite."""
     fits = len(array.shape) == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b is not None)
     if not fits or array.dtype != dtype:
         raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} should have shape {shape} and type {dtype}.")
@@ -119,7 +109,7 @@ def check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...], dty
 
 
 def available_memory() -> float:
-    """:return: free memory in bytes; without psutil all memory of the machine, or infinity if that is not known"""
+    """:return: bytes of free memory; without psutil those of the whole machine, or infinity if unknown"""
     if psutil is not None:
         return psutil.virtual_memory().available
     try:
@@ -129,13 +119,7 @@ def available_memory() -> float:
 
 
 def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> None:
-    """
-    Refuse a size that needs more memory than there is.
-
-    :param needed: bytes that it takes
-    :param fixed: bytes that any smaller size takes as well
-    :param remedy: an alternative to a smaller size, beginning with a comma, or nothing
-    """
+    """Check for the bytes that ``size`` needs, of which every size needs ``fixed``; a ``remedy`` begins with a comma."""
     there = available_memory()
     if needed > there:
         fitting = max(0, int(size * (there - fixed) / (needed - fixed)))
@@ -146,7 +130,7 @@ def check_memory(name: str, size: int, needed: int, fixed: int, remedy: str) -> 
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """:return: a question that suggests the most similar of some names, or nothing"""
+    """:return: a question that suggests the most similar name, or an empty string"""
     by_lower_case = {known.lower(): known for known in names}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" Did you mean {by_lower_case[matches[0]]}?" if matches else ""

@@ -170,9 +170,9 @@ def test_arguments_at_their_ends(algorithm: type[ValueAlgorithm], name: str, val
             for net_arch, message in (
                 ([16.5], "16.5 must be a whole number"),
                 ([16, 0], "0 must be at least 1"),
-                ("[64]", "'[64]' is no list"),
-                (64, "64 is no list"),
-                (dict(qf=[64]), "{'qf': [64]} is no list"),
+                ("[64]", "'[64]' is not a list"),
+                (64, "64 is not a list"),
+                (dict(qf=[64]), "{'qf': [64]} is not a list"),
             )
         ],
         (Rainbow, dict(n_atoms=1), "n_atoms=1 is not enough for a distribution: use"),

@@ -1,4 +1,4 @@
-"""Transitions on their way from one replay buffer to another."""
+"""Blocks of transitions, which one replay buffer sends to another."""
 
 from collections import Counter
 from typing import Any, NamedTuple
@@ -15,11 +15,10 @@ class WholeBlock(NamedTuple):
 
 class FrameBlock(NamedTuple):
     """
-    Observations of T steps of E environments with each slice once, see :class:`~sb3_distrl.buffers.frames.FrameStorage`.
+    Observations of T steps of E environments, with each slice once (see :class:`~sb3_distrl.buffers.frames.FrameStorage`).
 
-    Observations are cut along ``axis``. ``slices`` holds the slices of each environment, shape [K, ...]; ``newest``, shape
-    [T, E, 2], says which of them an observation and a next observation end with. The first observation stands at the
-    beginning of ``slices`` in full.
+    Observations are cut along ``axis``. ``slices`` has those of each environment, shape [K, ...], beginning with the first
+    observation in full; ``newest``, shape [T, E, 2], are the indices of the last slices of observations and next observations.
     """
 
     axis: int
@@ -28,14 +27,11 @@ class FrameBlock(NamedTuple):
     shifts_seen: Counter[int]
 
 
-StoredBlock = WholeBlock | FrameBlock | dict[str, "WholeBlock | FrameBlock"]  # or of each key of a Dict
+StoredBlock = WholeBlock | FrameBlock | dict[str, "WholeBlock | FrameBlock"]  # a dict for Dict spaces
 
 
 class Block(NamedTuple):
-    """
-    T steps of E environments: the arrays of the buffer's rows by name, shape [T, E, ...], the observations, and priorities,
-    shape [T, E].
-    """
+    """T steps of E environments: the buffer's row arrays, shape [T, E, ...], observations, and priorities, shape [T, E]."""
 
     arrays: dict[str, np.ndarray]
     observations: StoredBlock
@@ -53,21 +49,20 @@ class Block(NamedTuple):
 
     @property
     def dones(self) -> np.ndarray:
-        """Whether episodes ended there, terminated or truncated, shape [T, E]."""
+        """Whether the episode ended (terminated or truncated), shape [T, E]."""
         return self.arrays["_dones"]
 
     @property
     def timeouts(self) -> np.ndarray:
-        """Whether they were truncated there, shape [T, E]."""
+        """Whether the episode was truncated, shape [T, E]."""
         return self.arrays["timeouts"]
 
     def nbytes(self) -> int:
-        """:return: of all arrays"""
         return nbytes(self)
 
 
 def nbytes(part: Any) -> int:
-    """:return: of all arrays in nested tuples, lists and dicts"""
+    """:return: bytes of all arrays in nested tuples, lists and dicts"""
     if isinstance(part, (tuple, list, dict)):
         return sum(map(nbytes, part.values() if isinstance(part, dict) else part))
     return part.nbytes if isinstance(part, np.ndarray) else 0

@@ -9,21 +9,16 @@ from sb3_distrl.buffers.blocks import FrameBlock
 from sb3_distrl.buffers.storage import NEXT, OBS, ArrayStorage, same_bits
 from sb3_distrl.validation import check_array
 
-SLACK = 0.02  # a ring is larger by this share than endless episodes need
-SETTLE = 100  # transitions that show by how many slices observations shift
+SLACK = 0.02  # spare room in a ring, relative to what a single endless episode needs
+SETTLE = 100  # transitions from which the shift of observations is learned
 
 
 class Rings(NamedTuple):
-    """
-    Rings of slices, one for each environment.
+    """A ring of slices for each environment."""
 
-    ``slices`` has shape [n_envs, size + n_slices - 1, ...] and ``windows``, a view of it, [n_envs, size, n_slices, ...].
-    Slices before ``firsts``, shape [n_envs], counted from the very first, were lost when these rings replaced smaller ones.
-    """
-
-    slices: np.ndarray
-    windows: np.ndarray
-    firsts: np.ndarray
+    slices: np.ndarray  # [n_envs, size + n_slices - 1, ...]
+    windows: np.ndarray  # a view of slices, [n_envs, size, n_slices, ...]
+    firsts: np.ndarray  # [n_envs]; slices with lower numbers were lost when these rings replaced smaller ones
 
     @property
     def size(self) -> int:
@@ -31,31 +26,30 @@ class Rings(NamedTuple):
         return self.windows.shape[1]
 
     def put(self, envs: np.ndarray, positions: np.ndarray, slices: np.ndarray) -> None:
-        """:param slices: for these positions of each environment, shape [E, k, ...]"""
+        """Write slices [E, k, ...] to positions [E, k] of these environments."""
         places = positions % self.size
         self.slices[envs[:, None], places] = slices
         e, k = np.nonzero(places < self.windows.shape[2] - 1)
         self.slices[envs[e], places[e, k] + self.size] = slices[e, k]
 
     def close(self) -> None:
-        """Repeat the first slices behind the last, as :meth:`put` does."""
+        """Repeat the first slices after the last, as :meth:`put` does."""
         self.slices[:, self.size :] = self.slices[:, : self.windows.shape[2] - 1]
 
 
 class FrameStorage(ArrayStorage):
     """
-    Observations cut into slices along the axis they are stacked on, each slice stored once.
+    Observations cut into slices along the axis on which frames are stacked, with each slice stored once.
 
-    The slices of an environment lie one after another in a ring. An observation is a window of them, given by its newest
-    slice. If the next observation is the observation shifted by s slices, bit for bit, only its last s are added: one for
-    a stack of single-channel frames, a frame's channels for others. If not, or where a new episode starts, all are added.
-    So observations are returned as they were added, however a stack was padded. The first transitions show which s to
-    look for.
+    Each environment has a ring of slices; an observation is a window of it, identified by its newest slice. If the next
+    observation is the observation shifted by s slices, bit for bit, only its last s slices are added, where s is a frame's
+    number of channels. If not, or at the start of an episode, all slices are added. So observations are returned exactly as
+    they were added, however the stack was padded. The first transitions show which s to expect.
 
-    A ring has room for the slices of endless episodes and 2% more. Each episode takes the slices of one more observation:
-    if episodes are short, the ring is full before all rows are, and the oldest transitions are lost, see :meth:`holds`.
+    A ring has room for a single endless episode and 2% more. Each episode takes the slices of one more observation: with short
+    episodes the ring is full before the rows are, and the oldest transitions are lost (see :meth:`holds`).
 
-    :param lossless: have room for whatever comes, so that rows are never lost before they are overwritten
+    :param lossless: make rings so large that nothing is lost before its row is overwritten
     """
 
     def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype, lossless: bool = False) -> None:
@@ -65,10 +59,7 @@ class FrameStorage(ArrayStorage):
         self.shifts_seen: Counter[int] = Counter()
 
     def _stacked_on(self, axis: int, shift: int) -> None:
-        """
-        :param axis: of ``shape``, on which observations are stacked
-        :param shift: slices by which the next observation differs, as far as known
-        """
+        """Set the axis on which frames are stacked and the expected shift, in slices."""
         self.axis, self.shift, self.n_slices = axis, shift, self.shape[axis]
 
     def prepared(self, obs: Any, next_obs: Any, key: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +77,7 @@ class FrameStorage(ArrayStorage):
         self._stacked_on(axis, max(1, shifts[axis]))
 
     def ring_size(self, rows: int) -> int:
-        """:return: slices in the ring of an environment; those of one transition always fit"""
+        """:return: number of slices in a ring; those of one transition always fit"""
         return 2 * rows * self.n_slices if self.lossless else int((1 + SLACK) * rows * self.shift) + 2 * self.n_slices
 
     def nbytes(self, rows: int) -> int:
@@ -95,14 +86,14 @@ class FrameStorage(ArrayStorage):
         return self.n_envs * (slices * slice_bytes + 2 * 8 * rows)
 
     def allocate(self) -> None:
-        self.newest = np.zeros((self.rows, self.n_envs, 2), dtype=np.int64)  # slices, counted from the very first
+        self.newest = np.zeros((self.rows, self.n_envs, 2), dtype=np.int64)  # slices are numbered from the first one added
         self.heads = np.zeros(self.n_envs, dtype=np.int64)  # slices added so far
         self.rings = self._new_rings(self.ring_size(self.rows), firsts=np.zeros(self.n_envs, dtype=np.int64))
         self.allocated = True
 
     def _new_rings(self, size: int, firsts: np.ndarray) -> Rings:
         slice_shape = tuple(np.delete(self.shape, self.axis))
-        # The first slices are repeated behind the last, so that each window is contiguous
+        # The first slices are repeated after the last, so that each window is contiguous
         slices = np.zeros((self.n_envs, size + self.n_slices - 1, *slice_shape), self.dtype)
         windows = np.lib.stride_tricks.sliding_window_view(slices, self.n_slices, axis=1)
         return Rings(slices, np.moveaxis(windows, -1, 2), firsts)
@@ -125,7 +116,7 @@ class FrameStorage(ArrayStorage):
         for shift in (self.shift, self.n_slices) if settled else possible_shifts(self.n_slices):
             fits = left & shifted_by(shift, obs, next_obs)
             self._append(envs[fits], next_obs[fits, self.n_slices - shift :])
-            if shift > 0:  # an observation that stays the same does not tell
+            if shift > 0:  # an unchanged observation says nothing about the shift
                 self.shifts_seen[shift] += int(fits.sum())
             left &= ~fits
             if not left.any():
@@ -136,7 +127,7 @@ class FrameStorage(ArrayStorage):
         self._count(rows, envs)
 
     def _append(self, envs: np.ndarray, slices: np.ndarray) -> None:
-        """:param slices: to add to each environment's ring, shape [E, k, ...]"""
+        """Add slices [E, k, ...] to the rings of these environments."""
         positions = self.heads[envs, None] + np.arange(slices.shape[1])  # [E, k]
         self.heads[envs] += slices.shape[1]  # first, so that slices half written by an interrupted add count as overwritten
         self.rings.put(envs, positions[:, -self.rings.size :], slices[:, -self.rings.size :])
@@ -179,7 +170,7 @@ class FrameStorage(ArrayStorage):
                 raise ValueError(f"observations end with slices {newest.min()} to {newest.max()} of {len(slices)}.")
 
     def _learn_shift(self) -> None:
-        """Expect the shift seen most so far; rings of another size take over what they have room for."""
+        """Expect the most frequent shift; if this changes the size of the rings, keep as many slices as fit."""
         self.shift = most_frequent(self.shifts_seen) or self.shift
         size, old = self.ring_size(self.rows), self.rings
         if size == old.size:
@@ -220,14 +211,14 @@ class FrameStorage(ArrayStorage):
     def check_valid(self) -> None:
         slices = self.rings.slices
         if not np.array_equal(slices[:, self.rings.size :], slices[:, : self.n_slices - 1]):
-            raise ValueError("The replay buffer is broken: the end of a ring of frames does not show its beginning.")
+            raise ValueError("The replay buffer is broken: the end of a ring of frames does not repeat its beginning.")
         newest = self.newest[: self.filled]
         there = (np.arange(len(newest))[:, None] < self.filled_by_env)[..., None]
         if not ((newest >= self.n_slices - 1) & (newest < self.heads[:, None]) | ~there).all():
-            raise ValueError("The replay buffer is broken: observations name frames that were never added.")
+            raise ValueError("The replay buffer is broken: observations refer to frames that were never added.")
         added = newest[..., NEXT] - newest[..., OBS]
         if not ((added >= 0) & (added <= self.n_slices)).all():
-            raise ValueError("The replay buffer is broken: next observations lie before observations, or far behind them.")
+            raise ValueError("The replay buffer is broken: next observations are before observations, or too far after them.")
 
     def __getstate__(self) -> dict[str, Any]:
         rings = self.rings
@@ -247,20 +238,20 @@ class FrameStorage(ArrayStorage):
 
 
 def most_frequent(shifts_seen: Counter[int]) -> int | None:
-    """:return: by how many slices observations have shifted most often, if any has"""
+    """:return: the most frequent shift in slices, if there is one"""
     return shifts_seen.most_common(1)[0][0] if shifts_seen else None
 
 
 def possible_shifts(n_slices: int) -> list[int]:
-    """:return: by how many slices the next observation may differ, with as many of each frame; 0 if it is the same"""
+    """:return: shifts by whole frames of equal size, in slices; 0 is an unchanged observation"""
     return [0, *(shift for shift in range(1, n_slices + 1) if n_slices % shift == 0)]
 
 
 def as_slices(obs: np.ndarray, axis: int) -> np.ndarray:
-    """:return: observations with this axis first, C-contiguous, shape [n_envs, n_slices, ...]"""
+    """:return: C-contiguous observations, shape [n_envs, n_slices, ...]"""
     return np.ascontiguousarray(obs if axis == 0 else np.moveaxis(obs, axis + 1, 1))
 
 
 def shifted_by(shift: int, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """:return: whether all but the last ``shift`` slices of ``next_obs`` are the last ones of ``obs``, shape [n_envs]"""
+    """:return: whether ``next_obs`` is ``obs`` shifted by so many slices, shape [n_envs]"""
     return same_bits(next_obs[:, : obs.shape[1] - shift], obs[:, shift:])

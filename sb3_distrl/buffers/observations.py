@@ -1,4 +1,4 @@
-"""Which storage keeps the observations of a space; those of a Dict have one for each key."""
+"""The storage for an observation space; a Dict space has one for each key."""
 
 from typing import Any
 
@@ -13,26 +13,19 @@ Parts = dict[str, Any]
 
 
 def make_storage(space: spaces.Space, rows: int, n_envs: int, frames_once: bool, lossless: bool = False) -> ObservationStorage:
-    """
-    :param space: observation space
-    :param rows: transitions of each environment
-    :param n_envs: number of environments
-    :param frames_once: keep each frame of a stack once
-    :param lossless: have room for all frames of so many rows, however short the episodes are
-    :return: a storage for its observations, not allocated
-    """
+    """Create a storage of ``rows`` transitions per environment, not allocated yet; see :class:`FrameStorage`."""
     if isinstance(space, spaces.Dict):
         parts = space.spaces.items()
         return DictStorage({key: make_storage(part, rows, n_envs, frames_once, lossless) for key, part in parts})
     shape: tuple[int, ...] = get_obs_shape(space)  # type: ignore[assignment]
     dtype = np.dtype(space.dtype)
-    if frames_once and shape:  # a single number has no axis to be stacked on
+    if frames_once and shape:  # a single number has no axis for stacks
         return FrameStorage(rows, n_envs, shape, dtype, lossless=lossless)
     return WholeStorage(rows, n_envs, shape, dtype)
 
 
 class DictStorage(ObservationStorage):
-    """The storages of each key of a Dict."""
+    """A storage for each key of a Dict space."""
 
     def __init__(self, storages: dict[str, ObservationStorage]) -> None:
         self.storages = storages
@@ -106,4 +99,4 @@ class DictStorage(ObservationStorage):
             storage.check_valid()
 
 
-Observations = DictStorage  # its name in files of 0.1.0, where other spaces than Dict were of a single key ""
+Observations = DictStorage  # its name in files of 0.1.0, which used it for all spaces, with the key "" for other than Dict

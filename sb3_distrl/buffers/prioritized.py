@@ -18,10 +18,10 @@ BETA_REMEDY = "use 0 for no correction, 1 for the full one"
 
 class PrioritizedReplayBufferSamples(NamedTuple):
     """
-    A batch of n-step transitions; SB3's ``ReplayBufferSamples`` with two more fields.
+    A batch of n-step transitions: SB3's ``ReplayBufferSamples`` with more fields.
 
-    ``discounts`` is gamma to the number of rewards that were summed, ``weights`` are the importance-sampling weights,
-    both of shape [B, 1]; ``indices``, shape [B], names the transitions to ``update_priorities``.
+    ``discounts`` is gamma to the number of summed rewards and ``weights`` are importance-sampling weights, both of shape
+    [B, 1]; ``indices``, shape [B], identify the transitions for ``update_priorities``.
     """
 
     observations: th.Tensor | TensorDict
@@ -38,18 +38,18 @@ class PrioritizedReplayBuffer(TransitionBuffer):
     """
     Proportional prioritized replay (Schaul et al. 2016) of n-step transitions (Hessel et al. 2018).
 
-    It can be used as ``replay_buffer_class`` of any off-policy algorithm of SB3. Algorithms without priorities, such as SB3's
-    DQN and sb3-contrib's QRDQN, neither update them nor use the weights: sampling is uniform, with the n-step returns of
-    ``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``. sb3_distrl's QRDQN makes full use of it.
+    It works as ``replay_buffer_class`` of any off-policy algorithm of SB3. Algorithms without priorities, such as SB3's DQN
+    and sb3-contrib's QRDQN, neither update priorities nor use weights: sampling is uniform, with n-step returns given by
+    ``replay_buffer_kwargs=dict(n_steps=..., gamma=...)``. sb3_distrl's algorithms use all of it.
 
     - Transitions are sampled in proportion to (\\|priority\\| + priority_eps)^alpha, stratified; new ones get the largest
       priority seen. ``alpha=0`` is uniform sampling.
-    - n-step returns stay in one environment and one episode. The last n - 1 transitions of an episode, and the newest
-      ones, have shorter returns; ``discounts`` says by how much to bootstrap. A truncated episode bootstraps from its true
+    - n-step returns stay within one environment and one episode. The last n - 1 transitions of an episode, and the newest
+      ones, have shorter returns; ``discounts`` is the factor for bootstrapping. A truncated episode bootstraps from its true
       final observation, a terminated one does not.
-    - A reset behind the buffer's back (a second ``learn()``, another environment, a buffer loaded from disk) starts a new
-      episode, see :meth:`add` and :meth:`end_episodes`.
-    - No memory is taken before the first transition is added.
+    - A reset that the buffer is not told of (a second ``learn()``, another environment, a buffer loaded from disk) starts a
+      new episode, see :meth:`add` and :meth:`end_episodes`.
+    - Memory is allocated when the first transition is added.
 
     A subclass stores another field with each transition by extending :attr:`row_arrays` and :meth:`row_values`::
 
@@ -60,22 +60,22 @@ class PrioritizedReplayBuffer(TransitionBuffer):
                 values = super().row_values(obs, next_obs, action, reward, done, infos)
                 return {**values, "intrinsic": np.array([info["intrinsic"] for info in infos])}
 
-    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved, and sent in Ape-X's blocks like the rewards. Of a
-    sampled batch, ``buffer.intrinsic.reshape(-1)[batch.indices]`` are the values, shape [B], of the first of the n steps.
+    ``buffer.intrinsic``, shape [rows, n_envs], is then checked, saved and sent in Ape-X's blocks like the rewards. For a
+    sampled batch, ``buffer.intrinsic.reshape(-1)[batch.indices]``, shape [B], has the values of the first of the n steps.
 
     :param buffer_size: number of transitions over all environments
-    :param observation_space: observation space, but Dict (see :class:`PrioritizedDictReplayBuffer`)
+    :param observation_space: observation space; for Dict spaces see :class:`PrioritizedDictReplayBuffer`
     :param action_space: action space
-    :param device: where samples are put
+    :param device: device of samples
     :param n_envs: number of environments
     :param optimize_memory_usage: store each frame of a stack once, and other observations once for both of their
-        transitions; samples are the same to the bit. Each episode takes the room of one more observation: if episodes are
-        short, the oldest transitions may be lost, and are not sampled any more, before the buffer is full
-    :param handle_timeout_termination: bootstrap where an episode is truncated rather than terminated
-    :param n_steps: largest number of rewards in a return, in environment steps
+        transitions; samples are equal to the bit. Each episode takes the room of one more observation: if episodes are
+        short, the oldest transitions may be dropped before the buffer is full
+    :param handle_timeout_termination: bootstrap if an episode is truncated rather than terminated
+    :param n_steps: maximum number of rewards in a return, in environment steps
     :param gamma: discount factor per environment step; must be the algorithm's
-    :param alpha: how much priorities count, 0 (not at all) to 1
-    :param beta: exponent of the importance-sampling weights where ``sample`` is not given one
+    :param alpha: how much priorities count, from 0 (uniform sampling) to 1
+    :param beta: default exponent of the importance-sampling weights
     :param priority_eps: added to each priority, so that none is zero
     :raises ValueError: for arguments out of range
     """
@@ -135,9 +135,9 @@ class PrioritizedReplayBuffer(TransitionBuffer):
 
         The weight of transition i is (N P(i))^-beta, divided by the largest of the batch (section 3.4).
 
-        :param batch_size: B, the number of transitions to draw
+        :param batch_size: B, the number of transitions
         :param env: normalizes observations, and each reward before the n-step sum
-        :param beta: exponent of the importance-sampling weights; ``None`` takes the one of the constructor
+        :param beta: exponent of the importance-sampling weights; by default that of the constructor
         :return: the batch, on the buffer's device
         :raises ValueError: if the buffer is empty, or if beta is out of range
         """
@@ -155,8 +155,9 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         self, indices: np.ndarray, weights: np.ndarray | None = None, env: VecNormalize | None = None
     ) -> PrioritizedReplayBufferSamples:
         """
-        Follow transitions for up to n steps within their environment and episode (Sutton 1988; Rainbow, equation for
-        R_t^(n)): fewer at the end of an episode and at the newest transition, where the return then bootstraps.
+        Sum rewards over up to n steps within environment and episode (Sutton 1988; Rainbow, equation for R_t^(n)).
+
+        At the end of an episode and at the newest transition there are fewer steps.
 
         :param indices: flat indices row * n_envs + environment, shape [B]
         :param weights: importance-sampling weights, shape [B]; by default 1
@@ -168,7 +169,7 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         window = (rows[:, None] + steps) % self.buffer_size  # [B, n]
         columns = envs[:, None]
         ends = self._dones[window, columns] | self.timeouts[window, columns]  # [B, n]
-        ends |= window == (self._added[columns] - 1) % self.buffer_size  # nothing is known past the newest transition
+        ends |= window == (self._added[columns] - 1) % self.buffer_size  # the newest transition
         ends[:, -1] = True
         last = ends.argmax(axis=1)  # [B], the first end
         summed = steps <= last[:, None]  # [B, n]
@@ -206,11 +207,11 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         if not self.stored.allocated:
             return
         with RepairOnError(self._repair, self._all_envs, 0):
-            # A mass of zero stays zero: the transition was lost since the sample, or the buffer was reset
+            # A mass of zero stays zero: since sampling, the transition was dropped or the buffer was reset
             self.tree.update(indices, masses, only_drawable=True)
 
     def _checked_indices(self, indices: np.ndarray) -> np.ndarray:
-        """:return: flat indices row * n_envs + environment as int64, if they are whole numbers of shape [B] in range"""
+        """:return: indices as int64, if they are whole numbers of shape [B] in range"""
         if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
             raise ValueError(
                 f"indices of shape {indices.shape} and type {indices.dtype} should be whole numbers of shape [B]: use those "
@@ -229,8 +230,8 @@ class PrioritizedReplayBuffer(TransitionBuffer):
         """
         Check that the buffer is consistent; takes seconds for a large one.
 
-        :raises ValueError: if sums are not those of their masses; if a transition can be drawn that is not stored, or a
-            stored one cannot; or if an observation within an episode is not the one that the last step led to
+        :raises ValueError: if a sum is wrong, if the transitions that can be drawn are not those stored, or if an observation
+            within an episode is not the previous next observation
         """
         if not self.stored.allocated:
             return
@@ -243,18 +244,18 @@ class PrioritizedReplayBuffer(TransitionBuffer):
             live = np.arange(max(self._oldest[env], self._added[env] - self.buffer_size), self._added[env]) % self.buffer_size
             drawable = np.flatnonzero(masses[:, env])
             if not (np.array_equal(np.sort(live), drawable) and self.stored.holds(live, np.full(len(live), env)).all()):
-                raise ValueError(f"The replay buffer is broken: environment {env} has transitions to draw that are not there.")
+                raise ValueError(f"The replay buffer is broken: environment {env} draws other transitions than it stores.")
             goes_on = ~(self._dones[live[:-1], env] | self.timeouts[live[:-1], env])
             if not self.stored.follow(live[:-1][goes_on], live[1:][goes_on], env).all():
                 raise ValueError(f"The replay buffer is broken: an episode of environment {env} has a gap.")
 
 
 class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):  # type: ignore[misc, override]
-    """:class:`PrioritizedReplayBuffer` for Dict observations; see there for all arguments."""
+    """:class:`PrioritizedReplayBuffer` for Dict observations, with the same arguments."""
 
 
 def to_device(arrays: Any, device: th.device) -> Any:
-    """:return: tensors of an array, or of a dict of them; to CUDA they are copied from pinned memory while the CPU goes on"""
+    """Copy an array, or a dict of arrays, to a device; to CUDA asynchronously, from pinned memory."""
     if isinstance(arrays, dict):
         return {key: to_device(array, device) for key, array in arrays.items()}
     tensor = th.from_numpy(arrays)

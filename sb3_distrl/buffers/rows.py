@@ -1,4 +1,4 @@
-"""The rows of a replay buffer: what it stores for each transition, how much memory that takes, and how it is saved."""
+"""The rows of a replay buffer: what it stores for each transition, allocation and pickling."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +13,7 @@ from sb3_distrl.buffers.storage import NEXT, OBS, ObservationStorage, unallocate
 from sb3_distrl.buffers.sum_tree import SumTree
 from sb3_distrl.validation import check_memory
 
-FORMAT = 2  # of a saved buffer; another one cannot be loaded
+FORMAT = 2  # of a saved buffer; others cannot be loaded
 
 
 class RowArray(NamedTuple):
@@ -21,7 +21,7 @@ class RowArray(NamedTuple):
     A field that a replay buffer stores for each transition, in an array of shape [rows, n_envs, *shape].
 
     :param dtype: type of the array
-    :param shape: shape of one entry; by default a single number
+    :param shape: shape of an entry; by default a single number
     """
 
     dtype: DTypeLike
@@ -29,12 +29,9 @@ class RowArray(NamedTuple):
 
 
 class RowBuffer(ReplayBuffer):
-    """
-    The memory of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described: rows of transitions,
-    and the tree of their sampling masses. Memory is allocated when the first transition is added.
-    """
+    """The memory of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, allocated when the first transition is added."""
 
-    #: Fields of a transition, besides observations and actions, whose types and shapes follow from their spaces
+    #: Fields of a transition besides observations and actions, whose types and shapes the spaces give
     row_arrays: ClassVar[dict[str, RowArray]] = {
         "rewards": RowArray(np.float32),
         "_dones": RowArray(np.bool_),
@@ -44,13 +41,13 @@ class RowBuffer(ReplayBuffer):
     tree: SumTree
     max_priority: float
     _dones: np.ndarray
-    _added: np.ndarray  # rows of each environment, since the first
-    _oldest: np.ndarray  # the first of them that is still stored
+    _added: np.ndarray  # number of rows added, for each environment
+    _oldest: np.ndarray  # number of the oldest row still stored, for each environment
     _all_envs: np.ndarray
 
     def reset(self) -> None:
-        """Forget all transitions and priorities, and release their memory."""
-        vars(self).update(  # at once: an interrupt comes before or after it
+        """Remove all transitions and priorities, and release their memory."""
+        vars(self).update(  # all at once, so that Ctrl-C cannot come in between
             pos=0,
             full=False,
             stored=self._make_storage(),
@@ -66,10 +63,7 @@ class RowBuffer(ReplayBuffer):
         return make_storage(space, self.buffer_size, self.n_envs, optimize, lossless)
 
     def check_memory(self) -> None:
-        """
-        :raises ValueError: if the buffer is not allocated yet and there is less memory than it needs, as far as that is known
-            before the first observations
-        """
+        """:raises ValueError: if there is too little memory to allocate the buffer, as far as known before the first add"""
         if self.stored.allocated:
             return
         observation_bytes, fixed_bytes = (self.stored.nbytes(rows) for rows in (self.buffer_size, 0))
@@ -89,25 +83,25 @@ class RowBuffer(ReplayBuffer):
 
     @property
     def _row_names(self) -> list[str]:
-        """Names of all arrays with an entry for each transition."""
+        """Names of all row arrays."""
         return ["actions", *self.row_arrays]
 
     def _row_arrays(self, make: Callable[[tuple[int, ...], DTypeLike], np.ndarray]) -> dict[str, np.ndarray]:
-        """:param make: makes an array of zeros of a shape and a type"""
+        """:return: all row arrays, each made by ``make(shape, dtype)``"""
         actions = RowArray(self._maybe_cast_dtype(self.action_space.dtype), (self.action_dim,))  # type: ignore[arg-type]
         rows = zip(self._row_names, (actions, *self.row_arrays.values()), strict=True)
         return {name: make((self.buffer_size, self.n_envs, *row.shape), row.dtype) for name, row in rows}
 
     def size(self) -> int:
-        """:return: rows of the environment that has filled most"""
+        """:return: number of rows filled by the environment that has filled most"""
         return int(min(self._added.max(), self.buffer_size))
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
         """
-        Whether the episode ended there, terminated or truncated, shape [rows, n_envs].
+        Whether the episode ended (terminated or truncated), shape [rows, n_envs].
 
-        It is a copy: with optimize_memory_usage, SB3's learn() marks the last transitions as terminated (its issue 46).
+        A copy, because with optimize_memory_usage SB3's learn() marks the last transitions as terminated (SB3's issue 46).
         """
         return self._dones.copy()
 

@@ -1,4 +1,4 @@
-"""Where a replay buffer keeps observations: what all storages have in common, and the one that keeps them in whole."""
+"""Storages of observations: the interface, and a storage of whole observations."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,10 +9,10 @@ from numpy.typing import DTypeLike
 from sb3_distrl.buffers.blocks import StoredBlock, WholeBlock
 from sb3_distrl.validation import check_array, check_finite, with_env_axis
 
-OBS, NEXT = 0, 1  # which of a transition's two observations is meant
+OBS, NEXT = 0, 1  # a transition's observation and next observation
 Obs = np.ndarray | dict[str, np.ndarray]
 
-REMEDY = "fix the environment, or replace what is not finite in a wrapper"
+REMEDY = "fix the environment, or replace such values in a wrapper"
 SHAPES = (
     "give observations of the observation space, one for each environment. Wrappers that change observations, such as "
     "VecTransposeImage and VecFrameStack, belong inside VecNormalize, not around it"
@@ -26,9 +26,10 @@ def unallocated(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 class ObservationStorage(ABC):
     """
-    The observations and next observations of all transitions in a replay buffer.
+    The observations and next observations of all transitions in a replay buffer; those of a Dict space are dicts.
 
-    The observations of a Dict space are dicts in all arguments and results. Memory is taken by :meth:`allocate`.
+    Arguments: ``rows`` and ``envs``, shape [B] unless given, locate transitions; ``block`` is that of another storage of the
+    same class; ``continues``, shape [E], is the result of :meth:`continues` for the (first) observations to add.
     """
 
     allocated = False
@@ -36,81 +37,60 @@ class ObservationStorage(ABC):
     @abstractmethod
     def prepared(self, obs: Any, next_obs: Any, key: str = "") -> tuple[Any, Any]:
         """
-        Check the observations of a step. Before memory is allocated, they also tell how observations are stacked.
+        Check the observations of a step, shape [n_envs, ...], and convert them for :meth:`continues` and :meth:`add`.
 
-        :param obs: s_t as the environments give it, shape [n_envs, ...]
-        :param next_obs: s_{t+1}
-        :param key: what to add to the arguments' names in errors
-        :return: both, as :meth:`continues` and :meth:`add` take them
-        :raises ValueError: if one is not finite, or does not have the shape of its space
+        Before memory is allocated, they also show how observations are stacked.
+
+        :param key: suffix of the arguments' names in errors
+        :raises ValueError: for values that are not finite, or a wrong shape
         """
 
     @abstractmethod
     def prepared_block(self, block: Any) -> Any:
-        """
-        Before memory is allocated, the block also tells how observations are stacked.
-
-        :param block: of another storage of this kind
-        :return: its first observations, as :meth:`continues` takes them, shape [E, ...]
-        """
+        """Like :meth:`prepared`, for a block: return its first observations for :meth:`continues`, shape [E, ...]."""
 
     @abstractmethod
     def nbytes(self, rows: int) -> int:
-        """:return: memory that so many rows take, in bytes"""
+        """:return: bytes of memory for so many rows"""
 
     @abstractmethod
     def allocate(self) -> None:
-        """Make the arrays."""
+        """Create the arrays."""
 
     @abstractmethod
     def continues(self, envs: np.ndarray, obs: Any) -> np.ndarray:
-        """:return: whether these are the environments' newest next observations, to the bit, shape [E]"""
+        """:return: whether observations equal the environments' newest next observations to the bit, shape [E]"""
 
     @abstractmethod
     def add(self, rows: np.ndarray, envs: np.ndarray, obs: Any, next_obs: Any, continues: np.ndarray) -> None:
-        """
-        Add a transition of each of E environments.
-
-        :param rows: where to, shape [1, E]
-        :param envs: whose they are, shape [E]
-        :param obs: of :meth:`prepared`
-        :param next_obs: of :meth:`prepared`
-        :param continues: of :meth:`continues`
-        """
+        """Add a transition from :meth:`prepared` for each of E environments ``envs``, in ``rows`` [1, E]."""
 
     @abstractmethod
     def block(self) -> StoredBlock:
-        """:return: all that was added since the storage was allocated, of which nothing may have been overwritten"""
+        """:return: all observations added; none may have been overwritten"""
 
     @abstractmethod
     def add_block(self, rows: np.ndarray, envs: np.ndarray, block: Any, continues: np.ndarray) -> None:
-        """
-        Add T transitions of each of E environments.
-
-        :param rows: where to, shape [T, E]
-        :param envs: whose they are, shape [E]
-        :param block: of another storage of this kind
-        :param continues: of :meth:`continues` for the first observations
-        """
+        """Add T transitions of each of E environments ``envs``, in ``rows`` [T, E]."""
 
     @abstractmethod
     def check_block(self, block: Any, steps: int, n_envs: int) -> None:
-        """:raises ValueError: if it is not a block of such observations with T steps of E environments"""
+        """:raises ValueError: if the block has other observations, steps or environments"""
 
     @abstractmethod
     def take(self, rows: np.ndarray, envs: np.ndarray, which: int) -> Obs:
-        """:return: a copy of ``OBS`` or ``NEXT`` of these transitions, shape [B, ...]"""
+        """:return: a copy of the transitions' ``OBS`` or ``NEXT``, shape [B, ...]"""
 
     @abstractmethod
     def array(self, which: int) -> Obs:
         """
-        :return: ``OBS`` or ``NEXT`` of all transitions, shape [rows, n_envs, ...]; before memory is allocated, read-only zeros
-        :raises AttributeError: if frames are kept once
+        :return: ``OBS`` or ``NEXT`` of all transitions, shape [rows, n_envs, ...]; read-only zeros before allocation
+        :raises AttributeError: if frames are stored once
         """
 
     @abstractmethod
     def holds(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """:return: whether the observations of these transitions are still there, shape [B]"""
+        """:return: whether the transitions' observations are still stored, shape [B]"""
 
     @abstractmethod
     def follow(self, rows: np.ndarray, next_rows: np.ndarray, env: int) -> np.ndarray:
@@ -118,7 +98,7 @@ class ObservationStorage(ABC):
 
     @abstractmethod
     def repair(self) -> None:
-        """Repair after an interrupted :meth:`add` or :meth:`add_block`; what was not added completely is not there."""
+        """Repair after an interrupted :meth:`add` or :meth:`add_block`; incomplete transitions are dropped."""
 
     @abstractmethod
     def check_valid(self) -> None:
@@ -126,23 +106,16 @@ class ObservationStorage(ABC):
 
 
 class ArrayStorage(ObservationStorage):
-    """
-    A storage for a space that is no Dict.
-
-    :param rows: transitions of each environment
-    :param n_envs: number of environments
-    :param shape: of an observation
-    :param dtype: of an observation
-    """
+    """A storage of ``rows`` transitions per environment, for any space but Dict."""
 
     def __init__(self, rows: int, n_envs: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.rows, self.n_envs, self.shape, self.dtype = rows, n_envs, shape, dtype
         self.filled_by_env = np.zeros(n_envs, dtype=np.int64)  # rows
-        self.last_rows = np.full(n_envs, -1)  # where each environment's newest transition is
+        self.last_rows = np.full(n_envs, -1)  # of each environment's newest transition
 
     @property
     def filled(self) -> int:
-        """Rows of the environment that has filled most."""
+        """Number of rows filled by the environment that has filled most."""
         return int(self.filled_by_env.max())
 
     def prepared(self, obs: Any, next_obs: Any, key: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +130,7 @@ class ArrayStorage(ObservationStorage):
         return arrays[0], arrays[1]
 
     def _count(self, rows: np.ndarray, envs: np.ndarray) -> None:
-        """Note which rows, shape [T, E], were added last."""
+        """Record that rows [T, E] were added."""
         self.filled_by_env[envs] = np.maximum(self.filled_by_env[envs], rows.max(axis=0) + 1)
         self.last_rows[envs] = rows[-1]
 
@@ -187,7 +160,7 @@ class WholeStorage(ArrayStorage):
         self._count(rows, envs)
 
     def _at(self, rows: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | int:
-        """:return: an index of the arrays; of environments in step a row, which needs no copy of each"""
+        """:return: an index into the arrays; a whole row, if possible, because that avoids copies"""
         in_step = len(envs) == self.n_envs and (rows == rows[0]).all()
         return int(rows[0]) if in_step else (rows, envs)
 
@@ -234,17 +207,13 @@ class WholeStorage(ArrayStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         filled_arrays = state.pop("arrays")
         vars(self).update(state)
-        WholeStorage.allocate(self)  # not a subclass's method, which would overwrite arrays that were just loaded
+        WholeStorage.allocate(self)  # a subclass's method would overwrite arrays that were just loaded
         for array, filled in zip(self.arrays, filled_arrays, strict=True):
             array[: self.filled] = filled
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """
-    :param a: shape [E, ...]
-    :param b: of the same shape and dtype
-    :return: whether they are equal to the bit (0.0 is not -0.0), shape [E]
-    """
+    """:return: whether arrays [E, ...] of the same dtype are equal to the bit (0.0 is not -0.0), shape [E]"""
     if a.ndim == 1:  # single numbers
         a, b = a[:, None], b[:, None]
     word = a.dtype.itemsize

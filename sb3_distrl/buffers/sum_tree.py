@@ -21,21 +21,15 @@ def _load() -> ModuleType:
 
 @cache
 def compiled() -> ModuleType | None:
-    """
-    Import numba and compile the inner loops, which takes a second the first time.
-
-    This is done in a thread of its own: Ctrl-C reaches the main thread only, and an interrupted import would leave numba
-    unusable until the process ends.
-
-    :return: the compiled inner loops, or ``None`` where numba is not installed or cannot be used
-    """
+    """Import numba and compile the inner loops (a second the first time), or return ``None`` if numba cannot be used."""
+    # In a thread, because Ctrl-C reaches only the main thread, and an interrupted import would make numba unusable
     executor = ThreadPoolExecutor(1)
     try:
         return executor.submit(_load).result()
     except ModuleNotFoundError:
         return None
-    except (ImportError, RuntimeError) as error:  # it does not fit numpy, or has no folder for compiled code
-        warnings.warn(f"numba is installed but cannot be used, so that prioritized replay is slower: {error}")
+    except (ImportError, RuntimeError) as error:  # incompatible with numpy, or no folder for compiled code
+        warnings.warn(f"numba is installed but cannot be used, so prioritized replay is slower: {error}")
         return None
     finally:
         executor.shutdown(wait=False)
@@ -45,10 +39,10 @@ class SumTree:
     """
     Non-negative masses with their sums, for drawing in proportion to mass (Schaul et al. 2016, appendix B.2.1).
 
-    The tree is not binary with twenty levels but has three wide ones, which vectorises better and causes fewer cache
-    misses: masses, sums of 32 masses, and sums of 32 of these, which are searched by their running sum. Sums are added up
-    anew on each change, never adjusted by differences, so no error builds up, and a sum is zero exactly when all its
-    masses are. With numba or without, results are the same to the last bit.
+    Instead of about twenty binary levels, the tree has three wide ones, which vectorises better and causes fewer cache misses:
+    masses, sums of 32 masses, and sums of 32 of these, which are searched by their running sum. Each change recomputes sums
+    rather than adjusting them, so errors do not accumulate, and a sum is zero exactly if all its masses are. Results with
+    and without numba are equal to the bit.
 
     :param capacity: number of masses, at least 1
     """
@@ -63,7 +57,7 @@ class SumTree:
 
     @staticmethod
     def prepare() -> None:
-        """Compile what is compiled, where numba is installed, rather than at the first call of a method."""
+        """Compile the inner loops now, if numba is installed, rather than at the first call of a method."""
         compiled()
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
@@ -72,11 +66,11 @@ class SumTree:
 
     def update(self, indices: np.ndarray, masses: np.ndarray, only_drawable: bool = False) -> None:
         """
-        Set masses; where an index stands more than once, its last mass counts.
+        Set masses; of a repeated index, the last mass counts.
 
         :param indices: shape [B]
         :param masses: non-negative and finite, shape [B]
-        :param only_drawable: a mass that is zero stays zero
+        :param only_drawable: leave masses that are zero
         """
         if masses.shape != indices.shape:
             raise ValueError(f"masses of shape {masses.shape} should have shape {indices.shape}.")
@@ -87,23 +81,23 @@ class SumTree:
         """
         Draw in proportion to mass, one from each of B equal strata of the total.
 
-        A mass of zero is never drawn, not even where rounding brings a value up to the total or past it.
+        A mass of zero is never drawn, not even if rounding brings a value to the total or beyond it.
 
-        :param u: where in each stratum, from [0, 1], shape [B]
-        :return: indices and their masses, shape [B]; or [0], if there is no mass at all
+        :param u: position in each stratum, in [0, 1], shape [B]
+        :return: indices and their masses, shape [B]; empty if all masses are zero
         """
         loops = compiled() or sum_tree_numpy
         return loops.draw(self.masses, self.blocks, self.groups, u)
 
     def check_valid(self) -> None:
-        """:raises ValueError: if a mass is negative or not finite, or a sum is not that of its masses"""
+        """:raises ValueError: if a mass is negative or not finite, or a sum is wrong"""
         masses = self.masses.reshape(-1)
         if not (np.isfinite(masses) & (masses >= 0)).all() or masses[self.capacity :].any():
-            raise ValueError("The sum tree is broken: a mass is negative or not finite, or stands where none belongs.")
+            raise ValueError("The sum tree is broken: a mass is negative or not finite, or is beyond the capacity.")
         rebuilt = SumTree(self.capacity)
         rebuilt.update(np.arange(self.capacity), masses[: self.capacity])
         if not (np.array_equal(self.blocks, rebuilt.blocks) and np.array_equal(self.groups, rebuilt.groups)):
-            raise ValueError("The sum tree is broken: a sum is not that of its masses.")
+            raise ValueError("The sum tree is broken: a sum does not equal the sum of its masses.")
 
     def __getstate__(self) -> dict[str, Any]:
         sums = ("blocks", "groups")

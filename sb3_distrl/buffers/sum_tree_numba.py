@@ -1,4 +1,4 @@
-"""The inner loops of the sum tree, compiled; see there for what they do."""
+"""The inner loops of :class:`~sb3_distrl.buffers.SumTree`, compiled."""
 
 import numpy as np
 from numba import njit
@@ -57,7 +57,7 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
 
 
 def warm_up() -> None:
-    """Compile all of the above for what :class:`~sb3_distrl.buffers.SumTree` calls it with, or load it compiled."""
+    """Compile the functions above for the types that the sum tree uses, or load them from the cache."""
     masses, blocks, groups = np.zeros((WIDTH, WIDTH)), np.zeros((1, WIDTH)), np.zeros(1)
     update(masses, blocks, groups, np.zeros(1, np.int64), np.ones(1), False)
     draw(masses, blocks, groups, np.zeros(1))

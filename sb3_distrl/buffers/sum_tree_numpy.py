@@ -1,4 +1,4 @@
-"""The inner loops of the sum tree in numpy; see there for what they do."""
+"""The inner loops of :class:`~sb3_distrl.buffers.SumTree`, in numpy."""
 
 import numpy as np
 
@@ -34,10 +34,7 @@ def draw(masses: np.ndarray, blocks: np.ndarray, groups: np.ndarray, u: np.ndarr
 
 
 def child_of(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    :param rows: masses of each node's children, shape [B, 32]
-    :return: the child at which the running sum first exceeds the value, and how far into it the value lies, shape [B]
-    """
+    """:return: the child in each row [B, 32] whose running sum first exceeds the value, and the rest of the value there"""
     sums = rows.cumsum(axis=1)
     values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
     children = (sums > values[:, None]).argmax(axis=1)

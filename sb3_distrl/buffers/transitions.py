@@ -1,4 +1,4 @@
-"""How transitions are added to a replay buffer: those of each environment in a ring of its own."""
+"""Adding transitions to a replay buffer, in a ring for each environment."""
 
 import warnings
 from collections.abc import Callable
@@ -12,18 +12,14 @@ from sb3_distrl.buffers.rows import RowBuffer
 from sb3_distrl.buffers.storage import REMEDY, Obs
 from sb3_distrl.validation import check_array, check_at_least, check_finite, check_shape, with_env_axis
 
-# Names of the arguments of add(), by the array that they are stored in
+# The argument of add() for each row array
 ARGUMENTS = {"actions": "action", "rewards": "reward", "_dones": "done", "timeouts": "infos"}
 ONE_FOR_EACH = "give one for each environment"
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class RepairOnError:
-    """
-    Context manager for what must not be left half done: after an exception, such as Ctrl-C, it repairs the buffer.
-
-    The repair starts again if Ctrl-C interrupts it, too.
-    """
+    """Context manager that repairs the buffer after an exception such as Ctrl-C; Ctrl-C during the repair restarts it."""
 
     __slots__ = ("args", "repair")
 
@@ -43,18 +39,14 @@ class RepairOnError:
 
 
 class TransitionBuffer(RowBuffer):
-    """
-    The transitions of :class:`~sb3_distrl.buffers.PrioritizedReplayBuffer`, where the arguments are described.
-
-    Each environment fills a ring of ``buffer_size // n_envs`` rows at its own pace (see :meth:`add_block`).
-    """
+    """The part of ``PrioritizedReplayBuffer`` that adds transitions; each environment fills its rows at its own pace."""
 
     alpha: float
     priority_eps: float
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.end_episodes()  # training goes on in another environment, or in the same one at another state
+        self.end_episodes()  # training continues in another environment, or from another state
 
     def add(  # type: ignore[override]
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
@@ -62,18 +54,17 @@ class TransitionBuffer(RowBuffer):
         """
         Add one transition of each environment, with the largest priority seen so far.
 
-        An observation that is not the environment's last next observation starts a new episode: the environment was reset
-        in between (see also :meth:`end_episodes`).
+        An observation that differs from the environment's previous next observation starts a new episode: the environment was
+        reset in between (see also :meth:`end_episodes`).
 
         :param obs: observations s_t of all environments, shape [n_envs, ...]
-        :param next_obs: s_{t+1}; where the episode ended, its true final observation, shape [n_envs, ...]
+        :param next_obs: s_{t+1}; at the end of an episode, its true final observation, shape [n_envs, ...]
         :param action: a_t, shape [n_envs, ...]
         :param reward: r_{t+1}, shape [n_envs]
-        :param done: whether the episode ended there, terminated or truncated, shape [n_envs]
-        :param infos: of each environment; ``TimeLimit.truncated`` tells a truncation from a termination
-        :raises ValueError: if something has the wrong shape or is not finite, or if the buffer does not fit into memory.
-            Nothing is reshaped, with two exceptions: single numbers may come as [n_envs] or [n_envs, 1], and a single
-            environment may leave out the first axis
+        :param done: whether the episode ended (terminated or truncated), shape [n_envs]
+        :param infos: one for each environment; ``TimeLimit.truncated`` tells truncation from termination
+        :raises ValueError: for a wrong shape, values that are not finite, or too little memory. Nothing is reshaped, except
+            that single numbers may have shape [n_envs] or [n_envs, 1], and a single environment may omit the first axis
         """
         given, values = self.row_values(obs, next_obs, action, reward, done, infos), {}
         for name in ("actions", *self.row_arrays):
@@ -96,8 +87,9 @@ class TransitionBuffer(RowBuffer):
         self, obs: Obs, next_obs: Obs, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """
-        What to store for one transition of each environment, besides observations. Subclasses that extend
-        :attr:`row_arrays` override it. The parameters are those of :meth:`add`.
+        What to store for one transition of each environment, besides observations; takes the arguments of :meth:`add`.
+
+        Subclasses that extend :attr:`row_arrays` override it.
 
         :return: values of "actions" and of each name in ``row_arrays``, shape [n_envs, ...]
         """
@@ -115,7 +107,7 @@ class TransitionBuffer(RowBuffer):
 
     def extend(self, *args: Any) -> None:  # type: ignore[override]
         """
-        Add transitions one after another, such as demonstrations, as SB3's buffers do.
+        Add several transitions, such as demonstrations, as in SB3.
 
         :param args: ``obs, next_obs, actions, rewards, dones, infos``: sequences of the arguments of :meth:`add`
         :raises ValueError: as :meth:`add`, or if their lengths differ
@@ -129,26 +121,25 @@ class TransitionBuffer(RowBuffer):
     # Blocks
 
     def start_block(self) -> None:
-        """Forget all transitions, and keep the next ones, at most ``buffer_size``, for :meth:`block`."""
+        """Remove all transitions, and collect up to ``buffer_size`` new ones for :meth:`block`."""
         self.reset()
         self.stored = self._make_storage(lossless=True)
 
     def block(self, priorities: np.ndarray | None = None) -> Block:
         """
-        All transitions since :meth:`start_block`, for :meth:`add_block` of another buffer.
+        All transitions since :meth:`start_block`, in the buffer's own arrays, which the next block does not reuse.
 
-        :param priorities: of the transitions, shape [T, n_envs]; by default the largest that the other buffer has seen
-        :return: them, in the buffer's own arrays, which the next block does not use
+        :param priorities: shape [T, n_envs]; by default the largest that the receiving buffer has seen
         """
         steps = self.size()
         return Block({name: vars(self)[name][:steps] for name in self._row_names}, self.stored.block(), priorities)
 
     def check_block(self, block: Block, n_envs: int) -> None:
         """
-        :param block: from an unknown source
-        :param n_envs: E, whose transitions it should hold
-        :raises ValueError: if it does not fit: an array of another shape or type, an action that is not in the action space,
-            or a number that is not finite
+        Check a block from an untrusted source.
+
+        :param n_envs: E, the number of environments that it should have
+        :raises ValueError: for a wrong shape or type, an action outside the action space, or values that are not finite
         """
         if block.arrays.keys() != set(self._row_names):
             raise ValueError(f"A block has {list(block.arrays)} and should have {self._row_names}.")
@@ -160,24 +151,23 @@ class TransitionBuffer(RowBuffer):
             check_array("priorities", block.priorities, (steps, n_envs), np.dtype(np.float32))
         for action in np.unique(block.actions.reshape(-1, self.action_dim), axis=0):
             if not self.action_space.contains(action.reshape(self.action_space.shape)):
-                raise ValueError(f"actions={action} is not in {self.action_space}: fix what chose it.")
+                raise ValueError(f"actions={action} is not in {self.action_space}: fix the policy.")
         self.stored.check_block(block.observations, steps, n_envs)
 
     def add_block(self, envs: np.ndarray, block: Block) -> None:
         """
-        Add T transitions of each of E environments at once. As in :meth:`add`, a first observation that is not the
-        environment's last next observation starts a new episode.
+        Add T transitions of each of E environments. A first observation may start a new episode, as in :meth:`add`.
 
-        :param envs: which of this buffer's environments they are of, shape [E]
-        :param block: of another buffer's :meth:`block`; check one from an unknown source with :meth:`check_block` first
-        :raises ValueError: if the buffer does not fit into memory, or has no room for so many of one environment
+        :param envs: indices of the environments in this buffer, shape [E]
+        :param block: from another buffer's :meth:`block`; if its source is untrusted, call :meth:`check_block` first
+        :raises ValueError: for too little memory, or a block longer than the buffer
         """
         steps, values = len(block.rewards), {name: block.arrays[name] for name in self._row_names}
         for name, value in values.items():
             check_shape(name.removeprefix("_"), value, (steps, len(envs), *vars(self)[name].shape[2:]))
         if block.priorities is not None:
             check_shape("priorities", block.priorities, (steps, len(envs)))
-        check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "or blocks must be shorter")
+        check_at_least("buffer_size", self.buffer_size * self.n_envs, steps * self.n_envs, "use more, or shorter blocks")
         first = self.stored.prepared_block(block.observations)
         if not self.stored.allocated:
             self._allocate()
@@ -198,19 +188,18 @@ class TransitionBuffer(RowBuffer):
         masses: np.ndarray | None = None,
     ) -> None:
         """
-        Store T transitions of each of E environments.
+        Store T transitions of each of E environments, with ``values`` [T, E, ...] or, for one step, [E, ...].
 
-        :param values: of their row arrays, shape [T, E, ...] or, for one step, [E, ...]
-        :param first: the first observations, of :meth:`ObservationStorage.prepared`
+        :param first: the first observations, from :meth:`ObservationStorage.prepared`
         :param write: stores the observations, given ``rows`` [T, E] and ``continues`` [E]
-        :param masses: shape [T * E]; by default those of the largest priority
+        :param masses: shape [T * E]; by default that of the largest priority
         """
         if masses is None:
             masses = np.full(steps * len(envs), self.max_priority**self.alpha)
         with RepairOnError(self._repair, envs, steps):
             rows = self._next_rows(envs, steps)
             slots = (rows * self.n_envs + envs).reshape(-1)
-            if (self._added[envs] + steps > self.buffer_size).any():  # nothing that is being overwritten can be drawn
+            if (self._added[envs] + steps > self.buffer_size).any():  # transitions being overwritten must not be drawn
                 self.tree.update(slots, np.zeros(rows.size))
             continues = self.stored.continues(envs, first)
             if not continues.all():
@@ -229,28 +218,28 @@ class TransitionBuffer(RowBuffer):
         return (self._added[envs] + np.arange(steps)[:, None]) % self.buffer_size
 
     def _set_position(self) -> None:
-        """Set SB3's ``pos`` and ``full``, for the environment that has filled most."""
+        """Set SB3's ``pos`` and ``full`` for the environment that has filled most."""
         added = int(self._added.max())
         self.pos, self.full = added % self.buffer_size, added >= self.buffer_size
 
     def end_episodes(self, envs: np.ndarray | None = None) -> None:
         """
-        Say that environments were, or will be, reset: the next transition of each starts a new episode.
+        Tell the buffer that environments were or will be reset: their next transitions start new episodes.
 
-        The last stored transitions then count as truncated, so that no n-step return reaches past them.
+        Their last transitions count as truncated, so that no n-step return reaches beyond them.
 
-        :param envs: which; by default all of them
+        :param envs: indices of environments; by default all
         """
         if self.stored.allocated:
             self._truncate(self._all_envs if envs is None else envs)
 
     def _truncate(self, envs: np.ndarray) -> None:
-        """Mark the environments' last transitions as truncated, unless they are marked done already."""
-        last = (self._added[envs] - 1) % self.buffer_size  # before the first is added, nobody reads what is marked
+        """Mark the environments' last transitions as truncated, unless they are done."""
+        last = (self._added[envs] - 1) % self.buffer_size  # in an empty buffer, nobody reads the mark
         self.timeouts[last, envs] |= ~self._dones[last, envs]
 
     def _evict(self) -> None:
-        """Set the masses of the oldest transitions to zero whose frames were overwritten."""
+        """Set the masses of transitions whose frames were overwritten to zero."""
         np.maximum(self._oldest, self._added - self.buffer_size, out=self._oldest)
         envs = np.flatnonzero(self._oldest < self._added)
         while len(envs):
@@ -268,9 +257,9 @@ class TransitionBuffer(RowBuffer):
         self._set_position()
         self.stored.repair()
         masses = self._masses()
-        masses[self._next_rows(envs, steps), envs] = 0  # those that were being overwritten
+        masses[self._next_rows(envs, steps), envs] = 0  # transitions that were being overwritten
         self._oldest[envs] = np.maximum(self._oldest[envs], self._added[envs] + steps - self.buffer_size)
-        newest = self._added[envs] - 1 - np.arange(steps)[:, None]  # they may be stored, without a mass yet
+        newest = self._added[envs] - 1 - np.arange(steps)[:, None]  # may be stored without a mass
         rows, columns = newest % self.buffer_size, np.broadcast_to(envs, newest.shape)
         without = (newest >= self._oldest[envs]) & (masses[rows, columns] == 0)
         masses[rows[without], columns[without]] = self.max_priority**self.alpha
@@ -281,9 +270,9 @@ class TransitionBuffer(RowBuffer):
     # Masses
 
     def _masses_of(self, priorities: np.ndarray) -> np.ndarray:
-        """:return: masses of finite priorities, shape [size]; the largest priority is remembered"""
+        """Check and flatten priorities, update the largest one, and return the masses."""
         priorities = np.abs(np.asarray(priorities, dtype=np.float64).reshape(-1)) + self.priority_eps
-        largest = float(priorities.max(initial=0.0))  # NaN if one of them is
+        largest = float(priorities.max(initial=0.0))  # NaN if one is NaN
         if not largest <= LARGEST:
             check_finite("priorities", priorities, "lower the learning rate or clip the rewards")
         self.max_priority = max(self.max_priority, largest)

@@ -29,8 +29,8 @@ from sb3_distrl.rainbow import Rainbow
 
 SelfApeX = TypeVar("SelfApeX", bound="ApeX")
 
-LOOK_EVERY = 10  # gradient steps between looks at what actors have sent
-# What actors do in another way
+LOOK_EVERY = 10  # gradient steps between checks for new blocks
+# Arguments without effect on actors, and what to use instead
 REPLACED = {
     **dict.fromkeys(
         ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), "actor_epsilon and actor_epsilon_alpha"
@@ -44,61 +44,61 @@ class ApeX(ValueAlgorithm):
     Distributed Prioritized Experience Replay (Horgan et al. 2018, https://arxiv.org/abs/1803.00933) for an algorithm of this
     library: ``ApeXRainbow``, ``ApeXIQN`` and ``ApeXQRDQN``, or ``class Mine(ApeX, MyAlgorithm)``.
 
-    Actors, which are processes of Ray, each step environments of their own with a copy of the networks, and send blocks of
-    transitions with their initial priorities: the algorithm's own, of n-step transitions, by the actor's copies of both
-    networks. The learner, this process, keeps them in its replay buffer, does gradient steps and sends weights back. All that
-    SB3 has for a training works here: callbacks, logs of episodes, the progress bar, saving, loading, checkpoints.
+    Actors are Ray processes. Each steps its own environments with a copy of the networks and sends blocks of transitions with
+    initial priorities, which it computes as the algorithm does, from n-step transitions and its copies of both networks. The
+    learner (this process) adds them to its replay buffer, does gradient steps and sends weights back. SB3's callbacks, episode
+    logs, progress bar, saving, loading and checkpoints work as usual.
 
-    Environment i of all N explores with epsilon ``actor_epsilon ** (1 + i / (N - 1) * actor_epsilon_alpha)`` (section 4.1), on
-    top of noisy networks, if they are on (set ``actor_epsilon=0`` to explore by noise alone), and by random actions before
-    ``learning_starts``. A single environment, for which the paper's formula is 0/0, explores like the middle one of many, by
-    default with 0.016. ``rollout/exploration_rate`` in logs is the mean of all epsilons, the share of random actions in what
-    is collected; ``predict(deterministic=False)`` explores like the last environment.
+    Environment i of N explores with epsilon ``actor_epsilon ** (1 + i / (N - 1) * actor_epsilon_alpha)`` (section 4.1), in
+    addition to noisy networks (``actor_epsilon=0`` explores by noise alone), and with random actions before
+    ``learning_starts``. A single environment, for which the formula is 0/0, gets the middle of the ladder, by default 0.016.
+    ``rollout/exploration_rate`` is the mean epsilon of all environments; ``predict(deterministic=False)`` explores like the
+    last one.
 
-    As many gradient steps are done for each transition as in the algorithm without actors: ``replay_ratio``, or, without it,
-    ``gradient_steps / train_freq``, which Horgan et al. leave to the machines' speed. Actors that are more than
-    ``tolerance`` transitions ahead have to wait, and the learner waits where it has no gradient steps left to do. The ratio
-    reached is logged as ``apex/replay_ratio``; how many gradient steps old the actors' weights are as ``apex/staleness``.
+    The number of gradient steps per transition is that of the algorithm without actors: ``replay_ratio`` or, without it,
+    ``gradient_steps / train_freq`` (in the paper it depends on the speed of the machines). Actors that are more than
+    ``tolerance`` transitions ahead wait, and so does the learner when no gradient steps are due. Logs have the ratio reached
+    as ``apex/replay_ratio``, and the age of the actors' weights in gradient steps as ``apex/staleness``.
 
-    Vectorised steps, in which SB3 counts callbacks, are as many transitions as there are environments in all, whichever they
-    come from; ``locals`` of callbacks have ``rewards``, ``dones`` and, where an episode ended, Monitor's ``infos``. Some
-    blocks may be under way when training ends: they are dropped.
+    A vectorised step, in which SB3 counts callbacks, is as many transitions as there are environments, whichever environments
+    they come from; callbacks find ``rewards``, ``dones`` and, at the end of an episode, Monitor's ``infos`` in ``locals``.
+    Blocks still under way when training ends are dropped.
 
-    An actor that dies, does not answer, or sends what is no transition (not finite, of another shape, an action that there is
-    not) is started again with other seeds and its own epsilons. What it sent does not reach the replay buffer.
+    An actor that dies, hangs, or sends invalid transitions (not finite, wrong shape, unknown action) is restarted with new
+    seeds and the same epsilons. Invalid transitions never reach the replay buffer.
 
-    A subclass may override what it may without actors, such as the loss. Its actors have models of the same class, with
-    ``is_actor=True``, that SB3's ``save()`` and ``load()`` make of the learner's when ``learn()`` begins. After that only the
-    weights of both networks are sent; all other attributes stay as they were. Attributes that cannot be pickled have to be
-    named by ``_excluded_save_params()``; actors have those that ``__init__`` and ``_setup_model()`` set.
+    A subclass may override the same methods as without actors, such as the loss. Its actors have models of the same class,
+    with ``is_actor=True``, copied by SB3's ``save()`` and ``load()`` when ``learn()`` begins. After that only the weights of
+    both networks are sent; other attributes do not change. List attributes that cannot be pickled in
+    ``_excluded_save_params()``; actors get them from ``__init__`` and ``_setup_model()``.
 
-    :param policy: as of the algorithm
-    :param env: name of an environment, or a function without arguments that makes one, or a VecEnv of all that an actor steps
+    :param policy: as in the algorithm
+    :param env: environment ID, or a function without arguments that makes one environment or an actor's whole VecEnv
     :param n_actors: number of actors
-    :param envs_per_actor: environments that each of them steps; by default 1, or as many as the VecEnv has
-    :param block_steps: steps of each environment in a block; the paper's is 50
+    :param envs_per_actor: environments per actor; by default 1, or as many as the VecEnv has
+    :param block_steps: steps of each environment in a block; 50 in the paper
     :param actor_epsilon: see above
     :param actor_epsilon_alpha: see above
-    :param weights_interval: gradient steps after which actors are sent weights
-    :param tolerance: transitions by which actors may be ahead; by default a block of each actor
-    :param synchronous: let all actors send a block, then do all gradient steps, and so on: slower, and the same each time
+    :param weights_interval: gradient steps between updates of the actors' weights
+    :param tolerance: transitions by which actors may be ahead; by default one block per actor
+    :param synchronous: alternate between one block from each actor and all gradient steps due: slower, but reproducible
     :param collector: "ray", or "local" for actors in this process
-    :param ray_address: of a running cluster, such as "10.0.0.1:6379", or "auto" on its head; ``None`` starts Ray here
-    :param cpus_per_actor: processors that Ray reserves for each actor, by which it also says how many fit
-    :param max_failures: of actors within ``failure_window``, beyond which training ends with an error; by default 5, or two
-        for each actor if that is more
-    :param failure_window: seconds
+    :param ray_address: address of a running cluster, such as "10.0.0.1:6379", or "auto" on its head node; ``None`` starts Ray
+        on this machine
+    :param cpus_per_actor: CPUs that Ray reserves for each actor; they limit the number of actors
+    :param max_failures: failures of actors tolerated within ``failure_window``; by default 5, or two per actor if that is more
+    :param failure_window: in seconds
     :param hang_timeout: seconds that an actor may take for a block
-    :param stall_timeout: seconds without any block, after which training ends with an error
-    :param kwargs: all other arguments of the algorithm, but those of epsilon and ``overlap``
-    :raises ValueError: for arguments out of range, or more actors than Ray has processors for
+    :param stall_timeout: seconds without a block from any actor after which training ends with an error
+    :param kwargs: all other arguments of the algorithm, except those of epsilon and ``overlap``
+    :raises ValueError: for arguments out of range, or more actors than Ray has CPUs for
     :raises ImportError: if Ray is not installed
     """
 
     env: ActorEnvs
     replay_buffer: PrioritizedReplayBuffer
     is_actor = False
-    _intake: Intake | None = None  # while actors are at work
+    _intake: Intake | None = None  # while actors are running
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class ApeX(ValueAlgorithm):
         super()._check_arguments()
 
     def _epsilons(self) -> np.ndarray:
-        """:return: of all actors' environments, shape [n_envs]"""
+        """:return: shape [n_envs]"""
         return epsilon_ladder(self.n_envs, self.actor_epsilon, self.actor_epsilon_alpha)
 
     @classmethod
@@ -163,14 +163,14 @@ class ApeX(ValueAlgorithm):
         cls: type[SelfApeX], path: Any, env: EnvSource | ActorEnvs | None = None, *args: Any, **kwargs: Any
     ) -> SelfApeX:
         """
-        Load a model; arguments as of the algorithm, and those of the constructor to change them.
+        Load a model.
 
         :param path: file
-        :param env: as in the constructor; without one, the model can predict, but not learn
+        :param env: as in the constructor; without one, the model can predict but not learn
         :param args: as in SB3
-        :param kwargs: as in SB3
+        :param kwargs: as in SB3; arguments of the constructor replace saved ones
         :return: the model
-        :raises ValueError: as of the algorithm's ``load``
+        :raises ValueError: as in the algorithm's ``load``
         """
         if isinstance(path, (str, Path)):
             path = whole_model(path)
@@ -183,6 +183,8 @@ class ApeX(ValueAlgorithm):
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """
+        Set the environment of all actors.
+
         :param env: as in the constructor
         :param force_reset: as in SB3
         """
@@ -193,7 +195,7 @@ class ApeX(ValueAlgorithm):
     # Actors
 
     def _start_actors(self) -> Collector:
-        weights = self._weights()  # first: it says what is wrong with them
+        weights = self._weights()  # first, for its error if they are not finite
         seed = np.random.randint(2**31) if self.seed is None else self.seed
         spec = ActorSpec(
             model=self._actor_model(),
@@ -221,10 +223,7 @@ class ApeX(ValueAlgorithm):
         )
 
     def _actor_model(self) -> SavedModel:
-        """
-        :return: the model that actors start with
-        :raises ValueError: if one of its attributes cannot be pickled
-        """
+        """Copy this model for actors; a ValueError names an attribute that cannot be pickled."""
         actor = copy.copy(self)
         actor.is_actor = True
         actor.n_envs = self.env.envs_per_actor
@@ -235,38 +234,25 @@ class ApeX(ValueAlgorithm):
         return SavedModel.of(actor, exclude=["_random_state", "batch_norm_stats", "batch_norm_stats_target"])
 
     def _weights(self) -> Weights:
-        """
-        :return: of the networks now, on a CPU in the networks' own memory
-        :raises ValueError: if they are not finite
-        """
-        check_weights(self.policy, self._n_updates, "and actors are not given them")
+        """:return: current weights of both networks, if finite; on the CPU they share memory with the networks"""
+        check_weights(self.policy, self._n_updates, "so they are not sent to actors")
         networks = [network.state_dict() for network in (self.q_net, self.q_net_target)]
         return Weights(self._n_updates, *({name: t.cpu().numpy() for name, t in arrays.items()} for arrays in networks))
 
     def check_report(self, report: Report) -> None:
-        """
-        :param report: of an actor
-        :raises ValueError: if it holds what cannot be
-        """
+        """:raises ValueError: if an actor's report has invalid transitions"""
         self.replay_buffer.check_block(report.block, self.env.envs_per_actor)
 
     # Learning
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self._last_obs = None  # actors begin with new episodes
-        with warnings.catch_warnings():  # of EvalCallback, as ActorEnvs are no environments that one evaluates with
+        self._last_obs = None  # actors start new episodes
+        with warnings.catch_warnings():  # by EvalCallback: evaluation needs another class than ActorEnvs
             warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
             return super()._setup_learn(*args, **kwargs)
 
     def learn(self: SelfApeX, *args: Any, **kwargs: Any) -> SelfApeX:
-        """
-        Learn; arguments as of the algorithm. Actors are started, and ended with it.
-
-        :param args: as of the algorithm
-        :param kwargs: as of the algorithm
-        :return: the model
-        :raises RuntimeError: if actors fail again and again, or send nothing
-        """
+        """Start actors, learn, and stop the actors; a RuntimeError means that they fail too often or send nothing."""
         try:
             return super().learn(*args, **kwargs)
         finally:
@@ -277,7 +263,7 @@ class ApeX(ValueAlgorithm):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
     ) -> RolloutReturn:
-        """Take what actors have sent; an actor steps its environments, as the algorithm does without actors."""
+        """The learner takes the actors' blocks; an actor steps its environments as in the algorithm without actors."""
         if self.is_actor:
             return super().collect_rollouts(env, callback, *args, log_interval=log_interval, **kwargs)
         self.policy.set_training_mode(False)
@@ -292,11 +278,11 @@ class ApeX(ValueAlgorithm):
 
     def steps_due(self) -> int:
         due = super().steps_due()
-        in_one_go = self.synchronous or self.num_timesteps >= self._total_timesteps  # the last ones are done, too
+        in_one_go = self.synchronous or self.num_timesteps >= self._total_timesteps  # at the end, do all that are left
         return due if in_one_go else min(due, LOOK_EVERY)
 
     def _on_step(self) -> None:
-        if not self.is_actor:  # which is given its epsilon and both networks
+        if not self.is_actor:  # an actor's epsilon and target network come from the learner
             super()._on_step()
             if self._intake is not None:
                 self.logger.record("rollout/exploration_rate", float(self._intake.actors.spec.epsilons.mean()))
@@ -307,7 +293,7 @@ class ApeX(ValueAlgorithm):
         super().dump_logs()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_intake": None}  # a copy of a model has no actors
+        return {**super().__getstate__(), "_intake": None}  # a copy has no running actors
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()
@@ -319,12 +305,12 @@ class ApeX(ValueAlgorithm):
 
 
 class ApeXRainbow(ApeX, Rainbow):
-    """:class:`ApeX` for Rainbow; all other arguments are those of :class:`~sb3_distrl.rainbow.Rainbow`."""
+    """:class:`ApeX` for Rainbow; see :class:`~sb3_distrl.rainbow.Rainbow` for its other arguments."""
 
 
 class ApeXIQN(ApeX, IQN):
-    """:class:`ApeX` for IQN; use ``prioritized=True`` for Ape-X proper. All other arguments are those of IQN."""
+    """:class:`ApeX` for IQN, whose other arguments it takes; ``prioritized=True`` is Ape-X as in the paper."""
 
 
 class ApeXQRDQN(ApeX, QRDQN):
-    """:class:`ApeX` for QRDQN; use ``prioritized=True`` for Ape-X proper. All other arguments are those of QRDQN."""
+    """:class:`ApeX` for QRDQN, whose other arguments it takes; ``prioritized=True`` is Ape-X as in the paper."""

@@ -1,4 +1,4 @@
-"""Checks of the arguments that an algorithm has for its actors."""
+"""Checks of Ape-X's own arguments."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ COLLECTORS = ("ray", "local")
 
 def check_arguments(model: ApeX) -> None:
     """
-    :param model: with its arguments as attributes
     :raises ValueError: naming the argument, its value and the remedy
-    :raises ImportError: if Ray is needed, and not installed
+    :raises ImportError: if Ray is needed but not installed
     """
     for name, low, remedy in (
         ("n_actors", 1, "use the number of processes that step environments"),
@@ -42,23 +41,18 @@ def check_arguments(model: ApeX) -> None:
     if model.collector == "ray" and importlib.util.find_spec("ray") is None:
         raise ImportError("Ray is not installed: pip install 'sb3-distrl[ray]', or use collector='local'.")
     if model.env is not None and not isinstance(model.env, ActorEnvs):
-        raise ValueError(f"env={model.env} cannot be stepped by actors: give the name of one, or a function that makes it.")
+        raise ValueError(f"env={model.env} cannot be stepped by actors: use an environment ID, or a function that makes it.")
     if model.replay_buffer_class is not None and not issubclass(model.replay_buffer_class, PrioritizedReplayBuffer):
         raise ValueError(
-            f"replay_buffer_class={model.replay_buffer_class.__name__} takes no blocks: use None for this library's."
+            f"replay_buffer_class={model.replay_buffer_class.__name__} does not accept blocks: use None for this library's."
         )
     least = model.n_envs * max(model.block_steps, model.n_steps + 1)
     check_at_least("buffer_size", model.buffer_size, least, "use one that holds a block of each actor")
 
 
 def ratio_without_actors(train_freq: int | tuple[int, str], gradient_steps: int) -> float:
-    """
-    :param train_freq: of the algorithm
-    :param gradient_steps: of the algorithm
-    :return: gradient steps for each transition that they make with one environment
-    :raises ValueError: if ``train_freq`` counts episodes
-    """
+    """:return: the algorithm's gradient steps per transition with one environment; ``train_freq`` must count steps"""
     freq, unit = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
     if unit != "step":
-        raise ValueError(f"train_freq={train_freq} has no meaning for actors: use replay_ratio, or count steps.")
+        raise ValueError(f"train_freq={train_freq} cannot be used with actors: use replay_ratio, or count steps.")
     return gradient_steps / freq if gradient_steps >= 0 else 1.0

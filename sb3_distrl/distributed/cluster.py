@@ -1,4 +1,4 @@
-"""Starting Ray, or joining a cluster, without doing harm to either, or to the process that does so."""
+"""Start Ray or join a cluster, securely and without side effects on this process."""
 
 import logging
 import os
@@ -23,31 +23,30 @@ TOKEN_REMEDY = (
     "copy the head's ~/.ray/auth_token to this machine, or set RAY_AUTH_TOKEN. For a cluster without authentication, which "
     "lets anybody who reaches it run code, set RAY_AUTH_MODE=disabled"
 )
-OTHERS = stat.S_IRWXG | stat.S_IRWXO  # permissions that the file of a token should not give
+OTHERS = stat.S_IRWXG | stat.S_IRWXO  # permissions that a token file should not have
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
-REMOVAL_TIMEOUT = 5.0  # seconds in which Ray's processes may still write logs
+REMOVAL_TIMEOUT = 5.0  # seconds; Ray's processes may still write logs
 
 
 @contextmanager
 def connection(address: str | None) -> Iterator[None]:
     """
-    Connect this process to Ray: if it is not connected already, to the cluster at ``address``, or else to a Ray of its own,
-    which ends with the context.
+    Connect to Ray, unless this process is connected already: to the cluster at ``address`` or, if it is ``None``, to a local
+    Ray that ends with the context.
 
-    Ray has no way to listen on the loopback interface alone: its processes ask everybody for a token, and advertise a loopback
-    address where that is allowed; there is no dashboard, and nothing is reported to Ray's makers.
+    Ray cannot listen on the loopback interface alone. So it requires a token from everybody, advertises a loopback address
+    where possible, and runs without dashboard and usage statistics.
 
-    What Ray changes in this process is put back: handlers of signals as soon as it is connected, as Ray's would end or abort
-    the process at SIGTERM, and environment variables at the end. While Ray starts, SIGTERM raises SystemExit.
+    Signal handlers are restored once connected (Ray's would end or abort the process at SIGTERM), environment variables at the
+    end. While Ray starts, SIGTERM raises SystemExit.
 
-    :param address: of a cluster, or ``None``
-    :raises ValueError: if there is no token for the cluster, or it cannot be reached with it
+    :raises ValueError: if there is no token for the cluster, or the cluster cannot be joined with it
     """
     if ray.is_initialized():
         yield
         return
     before, session = dict(os.environ), None
-    changed: dict[str, str | None] = {}  # environment variables, with their values before
+    changed: dict[str, str | None] = {}  # environment variables and their former values
     try:
         try:
             with _same_signal_handlers():
@@ -65,49 +64,40 @@ def connection(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> Path | None:
-    """
-    :param address: of a cluster, or ``None``
-    :return: folder of the Ray that was started, if one was
-    :raises ValueError: if there is no token for the cluster, or it cannot be reached with it
-    """
+    """:return: the session folder of a local Ray, or ``None`` for a cluster"""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of what was asked of an actor that has failed already
-    if AUTH_MODE not in os.environ:  # without it, Ray tries for 20 seconds and does not say what it lacks
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of pending tasks of failed actors
+    if AUTH_MODE not in os.environ:  # without it, Ray tries for 20 seconds and does not mention the token
         _set_environment({AUTH_MODE: "token"})
     if os.environ[AUTH_MODE] == "token":
         _prepare_token(address)
     if address is None:
-        loopback = "127.0.0.2" if sys.platform == "linux" else None  # 127.0.0.1 would be replaced
+        loopback = "127.0.0.2" if sys.platform == "linux" else None  # Ray would replace 127.0.0.1
         started = ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, _node_ip_address=loopback)
         return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]
     try:
         ray.init(address=address, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(
-            f"ray_address={address} cannot be joined ({error}): see whether a head runs there, with Ray {ray.__version__} and "
-            f"this Python, and whether the token is the head's: {TOKEN_REMEDY}."
+            f"ray_address={address} cannot be joined ({error}): check that a head node runs there, with Ray {ray.__version__} "
+            f"and this version of Python, and that the token is the head's: {TOKEN_REMEDY}."
         ) from error
     return None
 
 
 def _set_environment(variables: dict[str, str | None]) -> None:
-    """:param variables: to set, or, if they are ``None``, to delete"""
+    """Set environment variables; ``None`` deletes one."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
     if AUTH_MODE in variables:
-        Config.initialize("")  # as Ray itself does where it starts a cluster; it read the environment when it was imported
+        Config.initialize("")  # Ray read the environment when it was imported; it does the same when it starts a cluster
 
 
 def _prepare_token(address: str | None) -> None:
-    """
-    See to it that there is a token, and that others cannot read it.
-
-    :param address: of a cluster, or ``None`` for a Ray that is to be started, for which a token can be made
-    :raises ValueError: if there is none for the cluster
-    """
+    """Make sure that there is a token that others cannot read; for a local Ray (no address), create one."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -118,13 +108,12 @@ def _prepare_token(address: str | None) -> None:
         raise ValueError(f"ray_address={address} needs a token, and there is none: {TOKEN_REMEDY}.")
     elif not named:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Ray would make one that all can read
+        # Ray would create one that everybody can read
         with suppress(FileExistsError), open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(secrets.token_hex(32))
 
 
 def _keep_private(path: Path) -> None:
-    """:param path: of a token"""
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name != "posix" or not mode & OTHERS:
         return
@@ -135,26 +124,26 @@ def _keep_private(path: Path) -> None:
         result = f"They can, and its permissions cannot be changed ({error})"
     warnings.warn(
         f"{path} holds Ray's token, with which other users of this machine can run code as you if they can read it. {result}: "
-        "if there are others, make a new one with `umask 077; ray get-auth-token --generate`, after deleting it.",
+        "if there are others, delete it and make a new one with `umask 077; ray get-auth-token --generate`.",
         UserWarning,
     )
 
 
 @contextmanager
 def _same_signal_handlers() -> Iterator[None]:
-    """Signals are handled as before by what Python code has set, which only the main thread can do."""
+    """Restore signal handlers set by Python code, in the main thread (others cannot)."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                if handler is not None:  # which was not set by Python code
+                if handler is not None:  # None was not set by Python code
                     signal.signal(number, handler)
 
 
 def _remove(session: Path) -> None:
-    """:param session: folder of a Ray that has ended"""
+    """Remove the session folder of a Ray that has ended."""
     latest, deadline = session.with_name("session_latest"), time.monotonic() + REMOVAL_TIMEOUT
     if latest.is_symlink() and latest.resolve() == session.resolve():
         latest.unlink(missing_ok=True)
@@ -164,11 +153,7 @@ def _remove(session: Path) -> None:
 
 
 def check_room(n_actors: int, cpus_per_actor: float) -> None:
-    """
-    :param n_actors: number of actors
-    :param cpus_per_actor: processors that each of them takes
-    :raises ValueError: if they do not all fit, so that some would wait for ever
-    """
+    """:raises ValueError: if Ray has too few CPUs, so that some actors would wait forever"""
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if n_actors * cpus_per_actor > cpus:
         raise ValueError(

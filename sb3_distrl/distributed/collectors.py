@@ -1,4 +1,4 @@
-"""Where blocks come from: actors in the learner's own process. Those in other processes are in ``ray_collector``."""
+"""How the learner gets blocks: the interface, and actors in its own process; ``ray_collector`` has those on Ray."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -10,26 +10,16 @@ from sb3_distrl.distributed.worker import ActorSpec, Report, RolloutWorker, Weig
 
 
 class Collector(ABC):
-    """
-    Actors at work.
-
-    :param spec: what all actors share
-    :param n_actors: how many
-    :param weights: that they begin with
-    :param synchronous: collect a block from each actor, in order, with the newest weights, and none meanwhile
-    """
+    """Running actors; with ``synchronous``, each sends one block per request, in order and with the newest weights."""
 
     def __init__(self, spec: ActorSpec, n_actors: int, weights: Weights, synchronous: bool) -> None:
         self.spec, self.n_actors, self.synchronous = spec, n_actors, synchronous
         self.version = weights.version
-        self.failures = 0  # of actors, so far
+        self.failures = 0  # of all actors so far
         self._send(weights)
 
     def publish(self, weights: Weights) -> None:
-        """
-        :param weights: for the blocks from now on
-        :raises ValueError: if they are older than those before
-        """
+        """Use these weights, which must not be older than the current ones, for future blocks."""
         if weights.version < self.version:
             raise ValueError(f"version={weights.version} of weights is older than {self.version}, which actors have.")
         self.version = weights.version
@@ -37,29 +27,26 @@ class Collector(ABC):
 
     @abstractmethod
     def _send(self, weights: Weights) -> None:
-        """:param weights: for the blocks from now on; the arrays will change"""
+        """Send weights to the actors, or a copy: the learner goes on changing the arrays."""
 
     @abstractmethod
     def gather(self, wait: bool) -> list[tuple[int, Report]]:
-        """
-        :param wait: for one at least, or what there is
-        :return: what has come in, with the actors' indices
-        """
+        """:return: reports with the indices of their actors: at least one with ``wait``, else those that have arrived"""
 
     @abstractmethod
     def close(self) -> None:
-        """End the actors."""
+        """Stop the actors."""
 
 
 class LocalCollector(Collector):
     """
-    Actors in this process, one after the other: for tests, for environments that are faster than what it takes to send their
-    frames, and where Ray is not to be had. What an actor raises is raised here.
+    Actors in this process, taking turns: for tests, for environments that are faster than sending their frames, and where Ray
+    is not available. Exceptions of actors are raised here.
     """
 
     def __init__(self, spec: ActorSpec, n_actors: int, weights: Weights, synchronous: bool) -> None:
         super().__init__(spec, n_actors, weights, synchronous)
-        pickled = cloudpickle.dumps(spec)  # as for another process: an actor shares nothing with the learner
+        pickled = cloudpickle.dumps(spec)  # as for another process, so that actors share nothing with the learner
         self.workers = [RolloutWorker(cloudpickle.loads(pickled), i) for i in range(n_actors)]
         self.turn = 0
 
@@ -72,6 +59,6 @@ class LocalCollector(Collector):
         return [(i, self.workers[i].collect(self.weights)) for i in turns] if wait else []
 
     def close(self) -> None:
-        with ExitStack() as stack:  # closes all, even if one of them raises an exception
+        with ExitStack() as stack:  # closes all even if one raises
             for worker in self.workers:
                 stack.callback(worker.close)

@@ -1,4 +1,4 @@
-"""The environments of actors: how each actor makes its own, and what the learner has in their place."""
+"""The environments of actors: how an actor makes them, and their placeholder in the learner."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -19,15 +19,16 @@ EnvSource = str | Callable[[], gymnasium.Env | VecEnv]
 
 def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
     """
-    :param source: name of an environment, or a function that makes one, or a VecEnv of all that an actor steps
-    :param n_envs: how many; ``None`` is 1, or as many as the VecEnv has
-    :return: the environments of an actor, wrapped as SB3 wraps them
-    :raises ValueError: if ``source`` is something else, or makes other environments than it should
+    Make the environments of an actor, wrapped as in SB3.
+
+    :param source: environment ID, or a function that makes one environment or an actor's whole VecEnv
+    :param n_envs: ``None`` is 1, or as many as the VecEnv has
+    :raises ValueError: if ``source`` is something else, or the environments cannot be used
     """
     if not (isinstance(source, str) or callable(source)):
         raise ValueError(
-            f"env={source} cannot be made by each actor: give the name of an environment, or a function without arguments "
-            "that makes one, or a VecEnv of all that an actor steps."
+            f"env={source} cannot be made by each actor: use an environment ID, or a function without arguments that makes "
+            "one environment or an actor's whole VecEnv."
         )
 
     def make() -> gymnasium.Env | VecEnv:
@@ -47,20 +48,17 @@ def make_envs(source: EnvSource, n_envs: int | None) -> VecEnv:
         )
     if unwrap_vec_normalize(envs) is not None:
         raise ValueError(
-            "env makes a VecNormalize, of which each actor would have statistics of its own: scale by constants in a wrapper "
-            "such as gymnasium.wrappers.TransformReward, or use the algorithm without actors."
+            "env makes a VecNormalize, whose statistics would differ between actors: scale by constants in a wrapper such as "
+            "gymnasium.wrappers.TransformReward, or use the algorithm without actors."
         )
     return BaseAlgorithm._wrap_env(envs)
 
 
 class ActorEnvs(VecEnv):
     """
-    What the learner has for an environment: the spaces of all environments that its actors step, and none to step itself.
+    The learner's placeholder for its actors' environments: it has their number and spaces, but cannot be stepped.
 
-    :param source: see :func:`make_envs`
-    :param n_actors: number of actors
-    :param envs_per_actor: see :func:`make_envs`
-    :raises ValueError: for arguments out of range
+    :raises ValueError: as :func:`make_envs`, which takes ``source`` and ``envs_per_actor``
     """
 
     def __init__(self, source: EnvSource, n_actors: int, envs_per_actor: int | None) -> None:
@@ -79,7 +77,7 @@ class ActorEnvs(VecEnv):
         return make_envs(self.source, self.envs_per_actor)
 
     def reset(self) -> VecEnvObs:
-        """:return: first observations as an actor has them, the same for each; actors reset their environments themselves"""
+        """:return: an actor's first observations, repeated for all actors, which reset their environments themselves"""
         envs = self.make()
         envs.seed(self._seeds[0])
         obs = envs.reset()
@@ -114,4 +112,4 @@ class ActorEnvs(VecEnv):
         self._out_of_reach()
 
     def _out_of_reach(self) -> NoReturn:
-        raise AttributeError("These environments are in the processes of actors, which alone step and ask them.")
+        raise AttributeError("These environments live in the actors' processes: only actors can step or access them.")

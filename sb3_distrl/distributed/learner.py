@@ -1,4 +1,4 @@
-"""What actors send, on its way into the learner's replay buffer, counters, logs and callbacks."""
+"""Pass what actors send to the learner's replay buffer, counters, logs and callbacks."""
 
 from __future__ import annotations
 
@@ -17,26 +17,15 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """
-    The learner's part of SB3's loop: it takes what actors send in place of stepping environments.
-
-    :param model: the learner
-    :param actors: at work
-    """
+    """The learner's part of SB3's loop: it takes actors' reports instead of stepping environments."""
 
     def __init__(self, model: ApeX, actors: Collector) -> None:
         self.model, self.actors = model, actors
         self.started_at = model.num_timesteps, model._n_updates
-        self._waiting: deque[tuple[float, bool, dict[str, Any]]] = deque()  # transitions that are no vectorised step yet
+        self._waiting: deque[tuple[float, bool, dict[str, Any]]] = deque()  # transitions, less than a vectorised step
 
     def collect(self, callback: BaseCallback, log_interval: int | None) -> RolloutReturn:
-        """
-        Take what actors have sent, unless they are too far ahead; wait for it where there are no gradient steps to do.
-
-        :param callback: called once for each vectorised step
-        :param log_interval: episodes between logs
-        :return: what was collected
-        """
+        """Take what actors have sent, unless they are too far ahead; wait for it if no gradient steps are due."""
         model = self.model
         before, episodes, going_on = model.num_timesteps, model._episode_num, True
         due = model.steps_due()
@@ -46,7 +35,7 @@ class Intake:
         return RolloutReturn(model.num_timesteps - before, model._episode_num - episodes, going_on)
 
     def _may_insert(self, due: int) -> bool:
-        """:return: whether actors are ahead of ``due`` gradient steps by no more than they may be"""
+        """:return: whether actors are within the tolerance, with ``due`` gradient steps to do"""
         model = self.model
         if model.synchronous:
             return due == 0
@@ -55,13 +44,7 @@ class Intake:
         return model._gradient_steps_due <= max(1.0, tolerance * model.replay_ratio)
 
     def insert(self, actor: int, report: Report, callback: BaseCallback, log_interval: int | None) -> bool:
-        """
-        :param actor: index
-        :param report: of it
-        :param callback: called once for each vectorised step
-        :param log_interval: episodes between logs
-        :return: whether to go on
-        """
+        """Add a report of an actor; return whether to continue training."""
         block, model = report.block, self.model
         env_ids = np.arange(model.env.envs_per_actor) + actor * model.env.envs_per_actor
         if report.first:
@@ -77,7 +60,7 @@ class Intake:
         return self._count_steps(callback, log_interval)
 
     def _count_steps(self, callback: BaseCallback, log_interval: int | None) -> bool:
-        """Do for each vectorised step what SB3 does where it has stored one; return whether to go on."""
+        """Do what SB3 does after each vectorised step; return whether to continue training."""
         model = self.model
         while len(self._waiting) >= model.n_envs and model.num_timesteps < model._total_timesteps:
             step = [self._waiting.popleft() for _ in range(model.n_envs)]
@@ -97,7 +80,7 @@ class Intake:
         return True
 
     def record(self) -> None:
-        """Hand what is known of the actors to the logger."""
+        """Log the replay ratio and the failures of actors."""
         steps, updates = self.started_at
         learned_from = self.model.num_timesteps - max(steps, self.model.learning_starts)
         if learned_from > 0:

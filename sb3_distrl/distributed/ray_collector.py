@@ -1,4 +1,4 @@
-"""Actors as processes of Ray, and who looks after them."""
+"""Actors as Ray processes, and their supervision."""
 
 import logging
 import time
@@ -14,15 +14,15 @@ from sb3_distrl.distributed.cluster import check_room, connection
 from sb3_distrl.distributed.collectors import Collector
 from sb3_distrl.distributed.worker import ActorSpec, Report, RolloutWorker, Weights
 
-IN_FLIGHT = 2  # blocks that an actor is asked for at a time, so that it need not wait for the learner to come by
-POLL = 1.0  # seconds between looks at actors that say nothing
-CLOSE_TIMEOUT = 5.0  # seconds that actors have to end their blocks and close their environments, before they are killed
+IN_FLIGHT = 2  # blocks requested of an actor at a time, so that it does not wait for the learner
+POLL = 1.0  # seconds between checks for actors that hang
+CLOSE_TIMEOUT = 5.0  # seconds for actors to finish their blocks and close their environments before they are killed
 
 logger = logging.getLogger(__name__)
 
 
 class RemoteWorker(RolloutWorker):
-    """A worker that has a process for itself."""
+    """A worker in a process of its own."""
 
     def __init__(self, *args: Any) -> None:
         th.set_num_threads(1)
@@ -30,53 +30,41 @@ class RemoteWorker(RolloutWorker):
 
 
 class Supervised:
-    """
-    An actor and what is asked of it.
-
-    :param index: of the actor
-    """
+    """An actor with its pending requests."""
 
     def __init__(self, index: int) -> None:
         self.index, self.incarnation, self.steps = index, -1, 0
 
     def start(self, spec: ray.ObjectRef, cpus: float) -> None:
-        """
-        Start it, or another one in its place, of which nothing that was asked before is heard any more.
-
-        :param spec: what all actors share
-        :param cpus: processors to reserve
-        """
+        """Start the actor, or a new one in its place; answers to earlier requests are dropped."""
         self.incarnation += 1
-        self.version = -1  # of the weights that it was sent last
+        self.version = -1  # of the weights sent last
         self.pending: deque[ray.ObjectRef] = deque()
         options = dict(num_cpus=cpus, max_restarts=0, max_task_retries=0)
         remote: Any = ray.remote(RemoteWorker).options(**options)
         self.handle = remote.remote(spec, self.index, self.incarnation, self.steps)
-        self.placed = self.handle.__ray_ready__.remote()  # as long as this has no result, it may be waiting for a place
-        self.heard: float | None = None  # when it was last heard of, in seconds
+        self.placed = self.handle.__ray_ready__.remote()  # without a result as long as the actor waits for resources
+        self.heard: float | None = None  # time of the last sign of life, in seconds
 
     def ask(self, version: int, weights: ray.ObjectRef) -> None:
-        """
-        :param version: of the newest weights
-        :param weights: these
-        """
-        if not self.pending:  # it was not asked for anything, so that nothing was to be heard
+        """Request a block with these weights, which are sent only if the actor has older ones."""
+        if not self.pending:  # the actor was idle, so its silence does not count
             self.heard = self.heard and time.monotonic()
         self.pending.append(self.handle.collect.remote(weights if version > self.version else None))
         self.version = version
 
     def close(self) -> ray.ObjectRef:
-        """:return: of nothing, when it has closed its environments, after the block that it is at"""
+        """:return: reference that is ready when the actor has finished its block and closed its environments"""
         for ref in self.pending:
             ray.cancel(ref)
         return self.handle.close.remote()
 
     def has_place(self) -> bool:
-        """:return: whether it has found a place to run"""
+        """:return: whether Ray has started the actor"""
         return bool(ray.wait([self.placed], timeout=0)[0])
 
     def silent_for(self) -> float:
-        """:return: seconds since it was last heard of; 0 while it has no place to run yet"""
+        """:return: seconds since the last sign of life; 0 until Ray has started the actor"""
         if self.heard is None and self.has_place():
             self.heard = time.monotonic()
         return 0.0 if self.heard is None else time.monotonic() - self.heard
@@ -84,20 +72,10 @@ class Supervised:
 
 class RayCollector(Collector):
     """
-    Actors as processes of Ray, which restarts none of them: this does, with new seeds, and gives up where that does not help.
+    Actors as Ray processes. This class, not Ray, restarts them, with new seeds, and gives up if they fail too often.
 
-    :param spec: see :class:`Collector`
-    :param n_actors: see :class:`Collector`
-    :param weights: see :class:`Collector`
-    :param synchronous: see :class:`Collector`
-    :param check: raises a ValueError for a report that must not be used
-    :param address: see :func:`~sb3_distrl.distributed.cluster.connection`
-    :param cpus_per_actor: processors that are reserved for each
-    :param max_failures: how many within ``failure_window`` are tolerated; ``None`` is 5, or two of each actor if that is more
-    :param failure_window: seconds
-    :param hang_timeout: seconds that a block may take
-    :param stall_timeout: seconds without any block, after which it is an error
-    :raises ValueError: if Ray cannot be reached, or has no room for the actors
+    :param check: raises a ValueError for an invalid report; for the other arguments see ``ApeX``
+    :raises ValueError: if Ray cannot be reached, or has too few CPUs for the actors
     """
 
     def __init__(
@@ -155,7 +133,7 @@ class RayCollector(Collector):
         return reports
 
     def _gather_all(self) -> list[tuple[int, Report]]:
-        """:return: a block of each actor, in order"""
+        """:return: a report of each actor, in order"""
         reports: dict[int, Report] = {}
         while len(reports) < self.n_actors:
             missing = [actor for actor in self.actors if actor.index not in reports]
@@ -166,13 +144,8 @@ class RayCollector(Collector):
         return sorted(reports.items())
 
     def _receive(self, actors: list[Supervised], timeout: float) -> list[tuple[int, Report]]:
-        """
-        :param actors: that have been asked for something
-        :param timeout: seconds to wait for the first
-        :return: what has come in, at most one report of each
-        :raises RuntimeError: if actors failed too often, or nothing has come for too long
-        """
-        first = {actor.pending[0]: actor for actor in actors}  # an actor's blocks are taken in order
+        """:return: at most one valid report of each of these actors, after waiting up to ``timeout`` seconds for the first"""
+        first = {actor.pending[0]: actor for actor in actors}  # each actor's blocks in order
         done, _ = ray.wait(list(first), timeout=timeout)
         if done and len(first) > 1:
             done, _ = ray.wait(list(first), num_returns=len(first), timeout=0)
@@ -180,7 +153,7 @@ class RayCollector(Collector):
         if reports:
             self.last_block = time.monotonic()
         now = time.monotonic()
-        # The learner did not look for long, as it was evaluating, say: nobody else is to blame for that time
+        # The learner did not check for long, e.g. during an evaluation: do not count this time as silence of actors
         if now - self.looked > max(2 * POLL, min(self.hang_timeout, self.stall_timeout) / 2):
             self.last_block = now
             for actor in self.actors:
@@ -190,21 +163,18 @@ class RayCollector(Collector):
         return reports
 
     def _check_silence(self, actors: list[Supervised]) -> None:
-        """
-        :param actors: that have been asked for something
-        :raises RuntimeError: if nothing has come for too long
-        """
+        """Replace actors that hang, and raise a RuntimeError if no actor has sent anything for too long."""
         for actor in actors:
             if actor.silent_for() > self.hang_timeout:
-                self._replace(actor, f"nothing heard of it for {self.hang_timeout:g} s (hang_timeout)", None)
+                self._replace(actor, f"No block for {self.hang_timeout:g} s (hang_timeout)", None)
         if time.monotonic() - self.last_block > self.stall_timeout:
             raise RuntimeError(
-                f"No actor has sent anything for {self.stall_timeout:g} s (stall_timeout). Ray has "
-                f"{ray.available_resources()} to spare: see whether actors find a place to run, and how long a block takes."
+                f"No actor has sent anything for {self.stall_timeout:g} s (stall_timeout). Ray's free resources are "
+                f"{ray.available_resources()}: check whether they suffice to start the actors, and how long a block takes."
             )
 
     def _get(self, actor: Supervised) -> Report | None:
-        """:return: what the actor was asked for first, if it is well"""
+        """:return: the answer to the actor's first request; if it is invalid, the actor is replaced"""
         ref = actor.pending.popleft()
         try:
             report: Report = ray.get(ref)
@@ -220,36 +190,28 @@ class RayCollector(Collector):
         return report
 
     def _replace(self, actor: Supervised, reason: str, error: Exception | None) -> None:
-        """
-        :param actor: that has failed
-        :param reason: why
-        :param error: that it raised
-        :raises RuntimeError: if too many have failed
-        """
+        """Restart an actor that has failed, or raise a RuntimeError if there were too many failures."""
         now = time.monotonic()
         self.failures += 1
         self.failed_at.append(now)
         while now - self.failed_at[0] > self.failure_window:
             self.failed_at.popleft()
-        self._end([actor], CLOSE_TIMEOUT if error else 0.0)  # without an error, it hangs
+        self._end([actor], CLOSE_TIMEOUT if error else 0.0)  # without an error, the actor hangs
         if len(self.failed_at) > self.max_failures:
             raise RuntimeError(
                 f"Actors failed {len(self.failed_at)} times within {self.failure_window:g} s, more than "
                 f"max_failures={self.max_failures}. The last one was actor {actor.index}: {reason}"
             ) from error
-        logger.warning("Actor %d failed and is started again. %s", actor.index, reason)
+        logger.warning("Actor %d failed and is being restarted. %s", actor.index, reason)
         self._start(actor)
 
     def close(self) -> None:
-        """End the actors, and Ray, if it was started here."""
+        """Stop the actors, and Ray if it was started here."""
         with self.ray:
             self._end(self.actors, CLOSE_TIMEOUT)
 
     def _end(self, actors: list[Supervised], timeout: float) -> None:
-        """
-        :param actors: that close their environments, and are killed
-        :param timeout: seconds that they have for it
-        """
+        """Let actors close their environments within ``timeout`` seconds, then kill them."""
         try:
             closing = {actor.close(): actor for actor in actors if actor.has_place()}
             done, _ = ray.wait(list(closing), num_returns=len(closing), timeout=timeout) if closing else ([], [])
@@ -259,7 +221,7 @@ class RayCollector(Collector):
                 except ray.exceptions.RayTaskError as error:
                     logger.warning("Actor %d could not close its environments. %s", closing[ref].index, error)
                 except ray.exceptions.RayError:
-                    pass  # it has died
+                    pass  # the actor has died
         finally:
             for actor in actors:
                 ray.kill(actor.handle, no_restart=True)

@@ -1,4 +1,4 @@
-"""A model on its way to another process."""
+"""Send a model to another process."""
 
 import io
 import warnings
@@ -13,11 +13,9 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 
 class SavedModel(NamedTuple):
     """
-    A model as SB3 saves it, which need not be of a class that can be imported where it is loaded.
+    A model as saved by SB3, with its class, which may not be importable where it is loaded.
 
-    :param algorithm: class of the model
-    :param file: what ``save()`` wrote
-    :param exact: attributes that the file holds as JSON, which turns tuples into lists and keys into strings
+    ``exact`` has the attributes that SB3 saves as JSON, which turns tuples into lists and keys into strings.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -26,12 +24,7 @@ class SavedModel(NamedTuple):
 
     @classmethod
     def of(cls, model: BaseAlgorithm, exclude: list[str]) -> "SavedModel":
-        """
-        :param model: to save
-        :param exclude: attributes to leave out, besides those that ``save()`` leaves out anyway
-        :return: the saved model
-        :raises ValueError: if an attribute cannot be pickled
-        """
+        """Save a model without these attributes; a ValueError names one that cannot be pickled."""
         file = io.BytesIO()
         try:
             model.save(file, exclude)
@@ -39,7 +32,7 @@ class SavedModel(NamedTuple):
             for name in sorted(vars(model).keys() - {*exclude, *model._excluded_save_params()}):
                 if not _can_be_saved(vars(model)[name]):
                     raise ValueError(
-                        f"{name}={vars(model)[name]} of {type(model).__name__} cannot be pickled ({error}): name it in "
+                        f"{name}={vars(model)[name]} of {type(model).__name__} cannot be pickled ({error}): list it in "
                         "_excluded_save_params(), and set it in __init__ or _setup_model, which actors call, too."
                     ) from error
             raise
@@ -47,10 +40,7 @@ class SavedModel(NamedTuple):
         return cls(type(model), file.getvalue(), exact)
 
     def load(self) -> BaseAlgorithm:
-        """
-        :return: the model, on the CPU
-        :raises UserWarning: if an attribute cannot be unpickled, which SB3 would leave out
-        """
+        """Load the model on the CPU; raise a UserWarning where SB3 would leave out an attribute."""
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Could not deserialize object")
             return self.algorithm.load(io.BytesIO(self.file), device="cpu", custom_objects=self.exact)

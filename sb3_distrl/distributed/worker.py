@@ -1,4 +1,4 @@
-"""An actor: it steps environments with its own copy of the networks, and sends what it saw (Horgan et al. 2018)."""
+"""An actor: it steps environments with its own copy of the networks and sends transitions (Horgan et al. 2018)."""
 
 import sys
 from collections.abc import Iterator
@@ -19,19 +19,13 @@ from sb3_distrl.common.gradient_steps import evaluate, preprocess
 from sb3_distrl.distributed.envs import ActorEnvs
 from sb3_distrl.distributed.saved_model import SavedModel
 
-CPU = th.device("cpu")  # where actors are
+CPU = th.device("cpu")
 
 Arrays = dict[str, np.ndarray]
 
 
 class Weights(NamedTuple):
-    """
-    Parameters of the networks.
-
-    :param version: gradient steps before them
-    :param online: of the online network, by name
-    :param target: of the target network
-    """
+    """State dicts of both networks, and the number of gradient steps that made them."""
 
     version: int
     online: Arrays
@@ -39,7 +33,7 @@ class Weights(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """An episode that ended at step ``step`` of a block in environment ``env``; ``info`` has what SB3's Monitor says of it."""
+    """An episode that ended at step ``step`` of a block in environment ``env``, with Monitor's ``info``."""
 
     step: int
     env: int
@@ -47,26 +41,19 @@ class Episode(NamedTuple):
 
 
 class Report(NamedTuple):
-    """
-    What an actor sends.
-
-    :param block: transitions of all its environments
-    :param episodes: that ended in it
-    :param version: of the weights that it acted with
-    :param first: whether it is the first since the actor was started
-    """
+    """What an actor sends: a block, the episodes that ended in it, and the version of the weights it acted with."""
 
     block: Block
     episodes: list[Episode]
     version: int
-    first: bool
+    first: bool  # since the actor was started
 
 
 class EpisodesOfBlock(BaseCallback):
-    """Notes the episodes that end in a block."""
+    """Collects the episodes that end in a block."""
 
     def start_block(self) -> None:
-        """Forget those of the block before."""
+        """Forget the episodes of the last block."""
         self.episodes: list[Episode] = []
         self.steps = 0
 
@@ -80,31 +67,24 @@ class EpisodesOfBlock(BaseCallback):
 
 
 class ActorSpec(NamedTuple):
-    """
-    What an actor needs to know.
-
-    :param model: the learner's, of the same class, made an actor's
-    :param envs: make the environments of an actor
-    :param random_steps: transitions with random actions before the actor asks its network
-    :param epsilons: of all actors' environments, shape [n_actors, E]
-    :param seed: what the seeds of all actors are made from
-    """
+    """What all actors share."""
 
     model: SavedModel
     envs: ActorEnvs
-    random_steps: int
-    epsilons: np.ndarray
-    seed: tuple[int, ...]
+    random_steps: int  # transitions per actor with random actions, before it uses its network
+    epsilons: np.ndarray  # [n_actors, E]
+    seed: tuple[int, ...]  # entropy for all actors' seeds
 
 
 def epsilon_ladder(n_streams: int, epsilon: float, alpha: float) -> np.ndarray:
     """
-    epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1); for a single one, where this is
-    0/0, epsilon^(1 + alpha / 2), the middle one of all ladders.
+    Epsilon^(1 + i / (N - 1) alpha) for environment i of N (Horgan et al. 2018, section 4.1).
 
-    :param n_streams: N, environments of all actors
-    :param epsilon: the largest; the paper's is 0.4
-    :param alpha: the paper's is 7
+    A single environment, for which this is 0/0, gets the middle of the ladder, epsilon^(1 + alpha / 2).
+
+    :param n_streams: N, number of environments of all actors
+    :param epsilon: the largest one; 0.4 in the paper
+    :param alpha: 7 in the paper
     :return: shape [N]
     """
     rungs = np.arange(n_streams) / (n_streams - 1) if n_streams > 1 else np.array([0.5])
@@ -113,16 +93,14 @@ def epsilon_ladder(n_streams: int, epsilon: float, alpha: float) -> np.ndarray:
 
 class RolloutWorker:
     """
-    Steps the environments of one actor, in whatever process it is. Environments and networks are made at the first block, so
-    that what goes wrong there can be reported.
+    Steps the environments of one actor, in any process. It makes environments and networks at the first block, so that errors
+    there are reported.
 
-    Its random numbers are its own: an actor in the learner's process leaves the learner's alone, and draws the same as one
-    in another process.
+    It has its own random generators: an actor in the learner's process does not disturb the learner's, and draws the same
+    numbers as in another process.
 
-    :param spec: what all actors share
-    :param index: of the actor
-    :param incarnation: how often it was started before; each one has other seeds and the same epsilons
-    :param steps: transitions that it has sent before
+    :param incarnation: how often the actor was restarted; this changes the seeds, but not the epsilons
+    :param steps: transitions sent by earlier incarnations
     """
 
     def __init__(self, spec: ActorSpec, index: int, incarnation: int = 0, steps: int = 0) -> None:
@@ -132,10 +110,7 @@ class RolloutWorker:
         self._random_state: dict[str, Any] | None = None
 
     def collect(self, weights: Weights | None) -> Report:
-        """
-        :param weights: to act with; ``None`` keeps those that there are, and older ones than these are ignored
-        :return: the next block of transitions
-        """
+        """Collect a block of transitions, with new weights unless they are ``None`` or older than the current ones."""
         first = self._random_state is None
         with self._own_random_state():
             if first:
@@ -174,7 +149,7 @@ class RolloutWorker:
         model._setup_learn(sys.maxsize, self.callback)
         model.num_timesteps = self.steps
         self.model, self.buffer = model, model.replay_buffer
-        self.spec = self.spec._replace(model=self.spec.model._replace(file=b""))  # it may be large
+        self.spec = self.spec._replace(model=self.spec.model._replace(file=b""))  # release memory
 
     def _take(self, weights: Weights) -> None:
         for network, arrays in ((self.model.q_net, weights.online), (self.model.q_net_target, weights.target)):
@@ -191,7 +166,7 @@ class RolloutWorker:
         return self.buffer.block(self._priorities() if self.model.prioritized else None)
 
     def _priorities(self) -> np.ndarray:
-        """:return: what the algorithm's loss says of the n-step transitions, as at their first sampling, shape [T, E]"""
+        """:return: the priorities that the algorithm's loss gives the n-step transitions, shape [T, E]"""
         buffer = self.buffer
         indices = np.arange(buffer.size() * buffer.n_envs)
         batch = preprocess(self.model.q_net, buffer.transitions(indices))

@@ -17,8 +17,8 @@ from sb3_distrl.validation import check_at_least
 
 ENTRY_POINT = "ale_py.env:AtariEnv"
 FORWARDED = {"repeat_action_probability", "full_action_space", "max_num_frames_per_episode"}
-IGNORED = {"game", "frameskip", "render_mode"}  # used elsewhere, or without effect here
-NEVER = 2**30  # frames; this class limits the length of games itself
+IGNORED = {"game", "frameskip", "render_mode"}  # used elsewhere, or without effect
+NEVER = 2**30  # frames; this class itself limits the length of games
 NOOP = np.zeros(1, dtype=np.int64)
 ALTERNATIVE = "use SB3's make_atari_env, which is slower"
 
@@ -29,10 +29,10 @@ class AtariVecEnv(VecEnv):
 
     It replaces ``VecTransposeImage(VecFrameStack(make_atari_env(env_id, n_envs), 4))`` (Mnih et al. 2015,
     https://doi.org/10.1038/nature14236): no-ops and FIRE at the start, frame skip, maximum of the last two frames, grayscale,
-    84 x 84, stacks that start with zeros, loss of a life as a terminal state after which the game goes on, rewards of -1, 0
-    and 1. Infos have ``lives``, ``episode_frame_number``, ``frame_number``, ``TimeLimit.truncated``, at the end of an episode
-    ``terminal_observation``, and at the end of a game, not of a life, ``episode`` with the unclipped return and the length in
-    frames, like SB3's ``Monitor``. Each game runs in a thread of its own, from ``step_async`` on.
+    84 x 84, stacks that start with zeros, rewards of -1, 0 and 1, and loss of a life as a terminal state, after which the game
+    continues. Infos have ``lives``, ``episode_frame_number``, ``frame_number`` and ``TimeLimit.truncated``; at the end of an
+    episode ``terminal_observation``; and at the end of a game, not of a life, ``episode`` with the unclipped return and the
+    length in frames, like SB3's ``Monitor``. Each game has its own thread, which runs from ``step_async`` on.
 
     With the same actions and no no-ops, rewards, ends of episodes, lives, and returns and lengths of games equal SB3's. So do
     the observations of some games, such as Breakout, to the bit (compared in ``tests/envs/test_atari.py``, and in 500 random
@@ -40,18 +40,18 @@ class AtariVecEnv(VecEnv):
 
     - Pixels: SB3 takes the maximum of two frames in colour, ale-py in grayscale. In Pong, 0.2% of the pixels differ, by at
       most 16 of 255. Of the 102 games, 12 have no such pixels, half have less than 0.1% and all less than 4%, by at most 43;
-      the exception is AirRaid, where half of them differ, by at most 110.
-    - No-ops: ale-py draws 0 to ``noop_max`` - 1 of them, SB3 1 to ``noop_max``, from another generator. Sticky actions come
-      from another generator, too.
-    - The last observation of a lost game, whose value is never used: ale-py leaves out the frames in which it is lost.
+      the exception is AirRaid, where half of the pixels differ, by at most 110.
+    - No-ops: ale-py draws 0 to ``noop_max`` - 1 of them, SB3 1 to ``noop_max``. These and sticky actions come from other
+      random generators.
+    - The last observation of a lost game, which is never bootstrapped from: ale-py omits the frames in which the game is lost.
     - A game that reaches its maximum length plays up to ``frame_skip`` - 1 more frames, so that its last observation is that
       of a whole step; SB3 stops at once and shows older frames.
     - The lengths of AirRaid, Berzerk and Pacman include the 8 to 20 frames that ale-py plays first.
     - ``reset()`` starts new games; SB3 continues with the next life of the old ones.
     - ``get_images()`` shows what the agent sees, in grayscale.
 
-    :param env_id: name of a game that ale-py registers, such as ``BreakoutNoFrameskip-v4`` or ``ALE/Breakout-v5``; its own
-        frame skip is ignored
+    :param env_id: a game that ale-py registers, such as ``BreakoutNoFrameskip-v4`` or ``ALE/Breakout-v5``; its own frame skip
+        is ignored
     :param n_envs: number of games
     :param seed: seed of the first game; the others count up from it. By default random
     :param noop_max: maximum number of no-ops at the start of a game, in frames; 0 for none
@@ -59,12 +59,12 @@ class AtariVecEnv(VecEnv):
     :param screen_size: height and width of observations, in pixels
     :param terminal_on_life_loss: whether the loss of a life ends the episode
     :param clip_reward: whether rewards are replaced by their signs
-    :param action_repeat_probability: probability of repeating the last action in a frame; 0 leaves it to ``env_id``, which
-        means 0 for v4 and 0.25 for v5
+    :param action_repeat_probability: probability of repeating the last action in a frame; 0 takes that of ``env_id``, which is
+        0 for v4 and 0.25 for v5
     :param n_stack: number of frames in an observation
     :param env_kwargs: arguments of the environment: ``repeat_action_probability``, ``full_action_space``, and
-        ``max_num_frames_per_episode`` (frames; 108,000 in what ale-py registers)
-    :param monitor_dir: folder for returns and lengths of games, in files like those of SB3's ``Monitor``
+        ``max_num_frames_per_episode`` (frames; 108,000 in ale-py's registered games)
+    :param monitor_dir: folder for files with returns and lengths of games, as SB3's ``Monitor`` writes them
     :raises ValueError: for a game or arguments that this environment does not support
     :raises DependencyNotInstalled: if ale-py is not installed, or has no vector environment
     """
@@ -148,7 +148,7 @@ class AtariVecEnv(VecEnv):
 
     @staticmethod
     def _read(env_id: str, env_kwargs: dict[str, Any]) -> tuple[gymnasium.envs.registration.EnvSpec, dict[str, Any]]:
-        """:return: the registered game, and the arguments for it"""
+        """:return: the registered game and its arguments"""
         spec = gymnasium.registry.get(env_id)
         if spec is None or spec.entry_point != ENTRY_POINT or spec.max_episode_steps or spec.additional_wrappers:
             raise ValueError(f"env_id={env_id} is not a game of ale-py: use one, such as PongNoFrameskip-v4 or ALE/Pong-v5.")
@@ -159,7 +159,7 @@ class AtariVecEnv(VecEnv):
                 f"use {settings['game'].title().replace('_', '')}NoFrameskip-v4."
             )
         unknown = {name: value for name, value in settings.items() if name not in FORWARDED | IGNORED}
-        if unknown.get("obs_type") in ("rgb", "grayscale"):  # AtariWrapper makes the same observations of both
+        if unknown.get("obs_type") in ("rgb", "grayscale"):  # AtariWrapper's observations are the same for both
             del unknown["obs_type"]
         if unknown:
             raise ValueError(
@@ -170,7 +170,7 @@ class AtariVecEnv(VecEnv):
     # Steps
 
     def reset(self) -> np.ndarray:
-        """:return: observations of new games, shape [n_envs, n_stack, screen_size, screen_size]"""
+        """Start new games; return their observations, shape [n_envs, n_stack, screen_size, screen_size]."""
         for i in range(self.num_envs):
             if self._busy[i]:  # discard the result of an abandoned step
                 self._receive(i)
@@ -217,7 +217,7 @@ class AtariVecEnv(VecEnv):
             if truncated:
                 left[i] = self._new_game(i)
             else:
-                self._send(i, NOOP)  # after the end of a game, ale-py takes it as a reset
+                self._send(i, NOOP)  # after the end of a game, ale-py resets on any action
                 left[i] = self._opening
         self._begin(left)
         if self.clip_reward:
@@ -248,7 +248,7 @@ class AtariVecEnv(VecEnv):
         return self._opening[1:]
 
     def _begin(self, left: dict[int, list[np.ndarray]]) -> None:
-        """Play the actions that are left of the opening of each game, in parallel, until all pending frames have arrived."""
+        """Play the remaining actions of each game's opening, in parallel, and receive all pending frames."""
         while left := {i: actions for i, actions in left.items() if self._busy[i]}:
             for i, actions in left.items():
                 frame, _, over, _ = self._receive(i)
@@ -285,15 +285,15 @@ class AtariVecEnv(VecEnv):
         return [np.repeat(frame[:, :, None], 3, axis=2) for frame in self._stacks[:, -1]]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Attributes are those of this object, which all games share."""
+        """Get an attribute of this object, which all games share."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        raise NotImplementedError(f"set_attr({attr_name!r}): games are in C++, without attributes: {ALTERNATIVE}.")
+        raise NotImplementedError(f"set_attr({attr_name!r}): games run in C++ and have no attributes: {ALTERNATIVE}.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        raise NotImplementedError(f"env_method({method_name!r}): games are in C++, without methods: {ALTERNATIVE}.")
+        raise NotImplementedError(f"env_method({method_name!r}): games run in C++ and have no methods: {ALTERNATIVE}.")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Only Monitor counts as a wrapper: infos have its statistics."""
+        """Only Monitor counts as a wrapper, because infos have its statistics."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]

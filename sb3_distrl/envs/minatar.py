@@ -8,16 +8,12 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
-MAX_EPISODE_STEPS = 10_000  # a good player would never end some games
+MAX_EPISODE_STEPS = 10_000  # for a good player, some games never end
 PIXELS_PER_CELL = 32
 
 
 class MinAtar(gymnasium.ObservationWrapper):
-    """
-    A game with channel-first observations, as in torch, and images large enough to watch.
-
-    :param env: MinAtar's environment, with boolean observations of shape [H, W, C]
-    """
+    """A game with channel-first observations, as in torch, and images large enough to watch."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
@@ -26,11 +22,10 @@ class MinAtar(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(0, 1, (channels, height, width), dtype=bool)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """:return: observation of shape [C, H, W]"""
         return np.ascontiguousarray(observation.transpose(2, 0, 1))
 
     def render(self) -> Any:
-        """:return: with ``render_mode="rgb_array"``, a uint8 image of shape [H, W, 3]; otherwise what MinAtar returns"""
+        """:return: with ``render_mode="rgb_array"``, a uint8 image of shape [H, W, 3]; otherwise MinAtar's result"""
         picture = super().render()
         if self.render_mode != "rgb_array":
             return picture
@@ -40,8 +35,9 @@ class MinAtar(gymnasium.ObservationWrapper):
 
 def make_minatar(**kwargs: Any) -> gymnasium.Env:
     """
-    :param kwargs: arguments of MinAtar's environment: ``game``, ``use_minimal_action_set``, ``sticky_action_prob``,
-        ``difficulty_ramping``, ``render_mode``
+    Make a MinAtar environment.
+
+    :param kwargs: ``game``, ``use_minimal_action_set``, ``sticky_action_prob``, ``difficulty_ramping``, ``render_mode``
     :return: the environment
     :raises DependencyNotInstalled: if MinAtar is not installed
     """
@@ -54,9 +50,9 @@ def make_minatar(**kwargs: Any) -> gymnasium.Env:
 
 def register_minatar() -> None:
     """
-    Register the games under MinAtar's names, such as ``MinAtar/Breakout-v1``, channel-first and with a time limit.
+    Register MinAtar's games under their names, such as ``MinAtar/Breakout-v1``, channel-first and with a time limit.
 
-    As in MinAtar, v0 has all six actions and v1 only those that the game needs, actions are sticky with probability 0.1, and
+    As in MinAtar, v0 has all six actions and v1 those that the game needs, actions are sticky with probability 0.1, and
     difficulty increases. This replaces MinAtar's own registration, which Gymnasium does not load by itself.
     """
     for game in GAMES:

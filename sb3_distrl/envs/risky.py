@@ -1,4 +1,4 @@
-"""A choice between a short but risky way and a long but safe one, with known distributions of returns."""
+"""A choice between a short, risky way and a long, safe one, with known distributions of returns."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ PLACES = {START: (0, 0), 1: (0, 1), 2: (0, 2), 3: (0, 3), HOME: (0, 4)}
 PLACES |= dict(zip(ROAD, [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4), (1, 4)], strict=True))
 N_STATES, ROWS, COLUMNS = 13, 3, 5
 
-# Rewards are minutes, negative
+# Rewards, in negative minutes
 STEP = -5.0  # on the bridge, or for turning round
 SMOOTH, JAM = -5.0, -10.0  # each step on the road; equally likely
 SWIM = -75.0  # blown into the water
@@ -48,7 +48,7 @@ def _road(next_state: int) -> list[Outcome]:
 
 def return_distribution(state: int, action: int, gamma: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """
-    Enumerate the exact distribution of the return of an action, if the agent goes on (action 0) from then on.
+    Compute the exact distribution of the return after an action, if the agent goes on (action 0) from then on.
 
     :param state: state, from 0 to 10
     :param action: 0 or 1
@@ -69,18 +69,18 @@ def return_distribution(state: int, action: int, gamma: float = 1.0) -> tuple[np
 
 class RiskyCrossing(gymnasium.Env):
     """
-    The way home over a bridge or round the lake. Rewards are negative minutes; with ``gamma=1`` so are returns.
+    The way home over a bridge or round a lake. Rewards are negative minutes; with ``gamma=1`` so are returns.
 
     At the start, action 0 takes the bridge: four steps of 5 minutes, but in each of the last three a gust blows the agent into
     the water with probability 0.1, which costs 75 minutes and ends the episode. Action 1 takes the road: eight steps of 5 or
     10 minutes, equally likely. Later, action 0 goes on, and action 1 turns round, which costs 5 minutes.
 
     The bridge takes 37.5 minutes on average and 85 in the worst 25% of cases, the road 60 and 69. After the start, turning
-    round is always worse, so every policy that maximises an increasing risk measure goes on. The distribution of the return
-    after each action at the start is therefore the same for all of them, and what is learnt by maximising the mean is also
-    correct for a risk-averse policy. In general this does not hold.
+    round is always worse, so every policy that maximises an increasing risk measure goes on. The distributions of returns at
+    the start are therefore the same for all such policies, and those learned by maximising the mean are also correct for a
+    risk-averse policy. In general this does not hold.
 
-    The observation is the place: 0 the start, 1 to 3 the bridge, 4 to 10 the road, 11 home, 12 the water.
+    The observation is the place: 0 is the start, 1 to 3 the bridge, 4 to 10 the road, 11 home, 12 the water.
 
     :param render_mode: "rgb_array" or ``None``
     """

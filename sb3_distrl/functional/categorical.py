@@ -5,16 +5,16 @@ import torch as th
 
 def project_categorical(target_atoms: th.Tensor, probs: th.Tensor, support: th.Tensor) -> th.Tensor:
     """
-    Project distributions from moved atoms onto the fixed support (C51, equation 7).
+    Project distributions on target atoms onto the fixed support (C51, equation 7).
 
-    Each target atom, first clipped to the support, shares its mass between its two neighbours in proportion to
-    1 - distance / spacing. Written with this triangular kernel (rather than with floor and ceil indices), an atom
-    that falls exactly on the support or on one of its ends keeps all its mass.
+    Each target atom, clipped to the support, splits its mass between its two neighbours in proportion to
+    1 - distance / spacing. With this triangular kernel, unlike with floor and ceil indices, an atom exactly on an atom of the
+    support, or on its ends, keeps all its mass.
 
-    :param target_atoms: where the mass sits, e.g. r + gamma^n z, shape [B, Z']
+    :param target_atoms: e.g. r + gamma^n z, shape [B, Z']
     :param probs: mass of each target atom, non-negative, shape [B, Z']
     :param support: equally spaced atoms in ascending order, shape [Z], at least two
-    :return: mass on the support, shape [B, Z]; rows sum to what ``probs`` summed to
+    :return: mass on the support, shape [B, Z]; the sums of rows are those of ``probs``
     """
     assert target_atoms.shape == probs.shape and support.ndim == 1 and len(support) > 1
     spacing = (support[-1] - support[0]) / (len(support) - 1)
@@ -26,7 +26,7 @@ def project_categorical(target_atoms: th.Tensor, probs: th.Tensor, support: th.T
 
 def clipped_mass(target_atoms: th.Tensor, probs: th.Tensor, support: th.Tensor) -> th.Tensor:
     """
-    Share of each target distribution that lies outside the support, and that the projection moves to its ends.
+    Mass of each target distribution outside the support, which the projection moves to its ends.
 
     :param target_atoms: shape [B, Z']
     :param probs: shape [B, Z']
@@ -51,7 +51,7 @@ def cross_entropy(target_probs: th.Tensor, log_probs: th.Tensor) -> th.Tensor:
 
 def entropy(probs: th.Tensor) -> th.Tensor:
     """
-    Entropy of each row; 0 log 0 counts as 0.
+    Entropy of each row, with 0 log 0 = 0.
 
     :param probs: shape [B, Z]
     :return: nats, shape [B]

@@ -9,7 +9,7 @@ def quantile_midpoints(n: int, device: th.device | str | None = None) -> th.Tens
     Midpoints (2i + 1) / 2n of n equal parts of [0, 1] (QR-DQN, Lemma 2).
 
     :param n: number of fractions, at least 1
-    :param device: where the result lives
+    :param device: device of the result
     :return: taus in ascending order, shape [n]
     """
     return (th.arange(n, device=device, dtype=th.float32) + 0.5) / n
@@ -17,16 +17,16 @@ def quantile_midpoints(n: int, device: th.device | str | None = None) -> th.Tens
 
 def quantile_huber_loss(quantiles: th.Tensor, targets: th.Tensor, taus: th.Tensor, kappa: float = 1.0) -> th.Tensor:
     """
-    Quantile Huber loss of each sample (IQN, equation 3; QR-DQN, equation 10), divided by kappa as the paper's is.
+    Quantile Huber loss of each sample, divided by kappa (IQN, equation 3; QR-DQN, equation 10).
 
-    With u_ij = target_j - quantile_i: the sum over the fractions i of the mean over the targets j of
-    ``|tau_i - 1{u_ij < 0}| huber_kappa(u_ij) / kappa``. ``kappa=0`` is the limit, plain quantile regression with ``|u_ij|``.
+    With u_ij = target_j - quantile_i, it is the sum over fractions i of the mean over targets j of
+    ``|tau_i - 1{u_ij < 0}| huber_kappa(u_ij) / kappa``. Its limit for ``kappa=0`` is quantile regression with ``|u_ij|``.
 
     :param quantiles: predicted quantile values, shape [B, N]
-    :param targets: samples of the target distribution, treated as constants, shape [B, M]
+    :param targets: samples of the target distribution, without gradient, shape [B, M]
     :param taus: the fractions of ``quantiles``, in (0, 1), shape [B, N] or [N]
-    :param kappa: where the Huber loss turns from quadratic to linear, in units of return
-    :return: one loss per sample, shape [B]
+    :param kappa: threshold between the quadratic and the linear part of the Huber loss, in units of return
+    :return: shape [B]
     """
     assert quantiles.ndim == targets.ndim == 2 and taus.shape in (quantiles.shape, quantiles.shape[1:])
     quantiles, targets, taus = quantiles[:, :, None], targets.detach()[:, None, :], taus[..., None]

@@ -7,7 +7,7 @@ A distortion beta: [0, 1] -> [0, 1] turns a distribution with quantile function 
 
 the mean of the quantiles at distorted fractions (IQN, the text above equation 2). Implicit quantile networks compute the
 quantiles at beta(tau); fixed quantiles or atoms are weighted, see :meth:`Distortion.weights`. The paper also writes rho as
-the integral of F^-1(u) dbeta(u), which is not the same. Its authors ran the first form, which also fits the signs of its
+the integral of F^-1(u) dbeta(u), which is not the same. Its authors used the first form, which also fits the signs of its
 levels and its description of the measures.
 """
 
@@ -21,12 +21,12 @@ import torch as th
 from sb3_distrl.functional.special import inverse, normal_cdf, normal_quantile
 from sb3_distrl.validation import check_fraction
 
-LOWEST_CPW = 0.3  # below 0.28 the curve falls in places, and just above it is too flat to invert
+LOWEST_CPW = 0.3  # below 0.28 the curve is not increasing, and just above it is too flat to invert
 MOST_NORM = 16  # beyond, the alternating sum loses digits in float32
 
 
 class Distortion(ABC):
-    """A distortion beta of [0, 1]: increasing, from 0 to 1. Values of distributions are in units of return."""
+    """An increasing function beta from [0, 1] onto [0, 1]. Values of distributions are in units of return."""
 
     @property
     @abstractmethod
@@ -39,21 +39,23 @@ class Distortion(ABC):
 
     @abstractmethod
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
-        """:return: the largest tau with beta(tau) = fraction, or 1 if there is none, for fractions in [0, 1] of any shape"""
+        """:return: the largest tau with beta(tau) = fraction, or 1 if there is none; fractions in [0, 1] of any shape"""
 
     def sample(self, *shape: int, device: th.device | str | None = None) -> th.Tensor:
         """
-        :param shape: of the result
-        :param device: where it lives
-        :return: distorted fractions beta(tau), tau ~ U(0, 1)
+        Draw distorted fractions beta(tau), tau ~ U(0, 1).
+
+        :param shape: shape of the result
+        :param device: device of the result
+        :return: fractions of this shape
         """
         return self(th.rand(*shape, device=device))
 
     def weights(self, probs: th.Tensor) -> th.Tensor:
         """
-        The weight of each atom of a distribution: by how much beta^-1 grows over its share of the cumulative probability.
+        The weight of each atom of a distribution: the increase of beta^-1 over the atom's cumulative probability.
 
-        :param probs: of the atoms in ascending order, shape [..., Z]
+        :param probs: probabilities of atoms in ascending order, shape [..., Z]
         :return: weights that sum to 1, shape [..., Z]
         """
         if self.is_identity:
@@ -61,22 +63,22 @@ class Distortion(ABC):
         cumulative = probs.cumsum(dim=-1)
         reached = self.inverse((cumulative / cumulative[..., -1:]).clamp(max=1.0))
         before = th.cat([th.zeros_like(reached[..., :1]), reached[..., :-1]], dim=-1)
-        return reached - before  # diff(prepend=...), which torch does not export to ONNX
+        return reached - before  # torch does not export diff(prepend=...) to ONNX
 
     def expectation(self, values: th.Tensor, probs: th.Tensor) -> th.Tensor:
         """
         The risk measure rho of discrete distributions.
 
         :param values: atoms in ascending order, shape [..., Z]
-        :param probs: their probabilities, shape [..., Z] or [Z]
-        :return: in the unit of the values, shape [...]
+        :param probs: probabilities of the atoms, shape [..., Z] or [Z]
+        :return: risk measures in units of return, shape [...]
         """
         return (values * self.weights(probs)).sum(dim=-1)
 
 
 @dataclass(frozen=True)
 class Mean(Distortion):
-    """The identity: risk-neutral."""
+    """The identity, which is risk-neutral."""
 
     is_identity: ClassVar[bool] = True  # type: ignore[assignment,misc]
 
@@ -111,7 +113,7 @@ class CVaR(_WithLevel):
     Conditional value at risk, the mean of the worst share of returns: beta(tau) = eta tau (Chow & Ghavamzadeh 2014).
 
     :param eta: that share, in (0, 1]; 1 is the mean
-    :raises ValueError: for one out of range
+    :raises ValueError: if eta is out of range
     """
 
     neutral: ClassVar[float] = 1.0
@@ -129,13 +131,13 @@ class CVaR(_WithLevel):
 @dataclass(frozen=True)
 class CPW(_WithLevel):
     """
-    The curve of cumulative probability weighting, tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta) (Tversky & Kahneman 1992).
+    Cumulative probability weighting, tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta) (Tversky & Kahneman 1992).
 
-    Used as beta, it draws fractions towards the middle, so that the tails of the distribution count less; Tversky and
-    Kahneman apply the same curve to probabilities, where it makes the tails count more. Its inverse is computed numerically.
+    As beta, the curve moves fractions towards the middle, so that the tails of the distribution count less; Tversky and
+    Kahneman apply it to probabilities, where it makes the tails count more. Its inverse is computed numerically.
 
-    :param eta: in [0.3, 1]; 0.71 is the paper's, 1 the mean
-    :raises ValueError: for one out of range; below 0.28 the curve is not increasing
+    :param eta: in [0.3, 1]; 0.71 in the paper, 1 is the mean
+    :raises ValueError: if eta is out of range; below 0.28 the curve is not increasing
     """
 
     eta: float = 0.71
@@ -165,11 +167,12 @@ class _WithAnyLevel(_WithLevel):
 @dataclass(frozen=True)
 class Wang(_WithAnyLevel):
     """
-    Wang's transform Phi(Phi^-1(tau) + eta), with the standard normal distribution function Phi (Wang 2000): the mean of a
-    Gaussian is shifted by eta standard deviations.
+    Wang's transform Phi(Phi^-1(tau) + eta), with the standard normal distribution function Phi (Wang 2000).
 
-    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -0.75
-    :raises ValueError: for one that is not finite
+    It shifts the mean of a Gaussian by eta standard deviations.
+
+    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean; -0.75 in the paper
+    :raises ValueError: if eta is not finite
     """
 
     def __call__(self, taus: th.Tensor) -> th.Tensor:
@@ -184,8 +187,8 @@ class Power(_WithAnyLevel):
     """
     The power formula: ``tau^(1 / (1 + |eta|))`` for eta >= 0, otherwise ``1 - (1 - tau)^(1 / (1 + |eta|))``.
 
-    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean. The paper uses -2
-    :raises ValueError: for one that is not finite
+    :param eta: finite; negative is risk-averse, positive risk-seeking, 0 the mean; -2 in the paper
+    :raises ValueError: if eta is not finite
     """
 
     def _power(self, x: th.Tensor, exponent: float) -> th.Tensor:
@@ -201,13 +204,13 @@ class Power(_WithAnyLevel):
 @dataclass(frozen=True)
 class Norm(_WithLevel):
     """
-    Fractions are means of eta uniform ones, so that the tails of the distribution count less.
+    Draws fractions as means of eta uniform ones, so that the tails of the distribution count less.
 
-    The paper defines only this draw, and no beta. Such means have Bates' distribution; here beta is its quantile function,
-    which gives the same draws, and beta^-1 its distribution function.
+    The paper defines only this draw, no beta. These means have Bates' distribution; here beta is its quantile function, which
+    gives the same draws, and beta^-1 is its distribution function.
 
-    :param eta: how many are averaged, from 1, the mean, to 16; 3 is the paper's
-    :raises ValueError: for one out of range
+    :param eta: number of uniform fractions, from 1 (the mean) to 16; 3 in the paper
+    :raises ValueError: if eta is out of range
     """
 
     eta: int = 3
@@ -226,7 +229,7 @@ class Norm(_WithLevel):
 
     def inverse(self, fractions: th.Tensor) -> th.Tensor:
         n = int(self.eta)
-        mirrored = fractions > 0.5  # where the sum of the other half is more precise
+        mirrored = fractions > 0.5  # the sum is more precise for the lower half
         x = n * th.where(mirrored, 1 - fractions, fractions)
         terms = [(-1) ** k * math.comb(n, k) / math.factorial(n) * (x - k).clamp(min=0.0) ** n for k in range(n // 2 + 1)]
         cdf = th.stack(terms).sum(dim=0)
@@ -243,9 +246,11 @@ HAVE_DEFAULTS = ("cpw", "norm")
 
 def as_distortion(risk: str | Distortion, name: str = "risk") -> Distortion:
     """
+    Convert the name of a risk measure to a distortion.
+
     :param risk: a distortion, or its name and level: "mean", "cvar:0.25", "cpw" or "cpw:0.71", "wang:-0.75", "power:-2",
         "norm" or "norm:3"
-    :param name: of the argument, for errors
+    :param name: name of the argument in errors
     :return: the distortion
     :raises ValueError: for anything else
     """
@@ -253,7 +258,7 @@ def as_distortion(risk: str | Distortion, name: str = "risk") -> Distortion:
         return risk
     known = "one of mean, cvar:0.25, cpw:0.71, wang:-0.75, power:-2, norm:3, with a level of your choice, or a Distortion"
     if not isinstance(risk, str):
-        raise ValueError(f"{name}={risk!r} is no risk measure: use {known}.")
+        raise ValueError(f"{name}={risk!r} is not a risk measure: use {known}.")
     family, colon, level = risk.strip().lower().partition(":")
     if family == "mean" and not colon:
         return MEAN

@@ -1,19 +1,19 @@
-"""Choosing actions, and what belongs to them."""
+"""Choosing and gathering actions."""
 
 import torch as th
 
 
 def greedy_actions(values: th.Tensor) -> th.Tensor:
     """
-    :param values: what actions maximise, shape [B, A]
-    :return: the first of the best actions, shape [B]
+    :param values: values of actions, shape [B, A]
+    :return: the actions with the largest values, the first of equal ones, shape [B]
     """
     return values.argmax(dim=1)
 
 
 def gather_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """
-    :param values: for each action, shape [B, X, A]
+    :param values: shape [B, X, A]
     :param actions: integers in [0, A), shape [B]
     :return: the values of these actions, shape [B, X]
     """

@@ -1,8 +1,7 @@
 """
-Functions of numbers in [0, 1] for risk measures, which torch can export to ONNX.
+Functions for risk measures, which torch can export to ONNX.
 
-ONNX has no operator for the inverse of the normal distribution function, ``searchsorted`` and ``cummax``. During an export,
-they are built of other operators.
+ONNX has no operators for the normal quantile function, ``searchsorted`` and ``cummax``; the export uses other operators.
 """
 
 import math
@@ -10,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch as th
 
-CELLS = 2**13  # of tables for numerical inverses
+CELLS = 2**13  # in tables for numerical inverses
 
-# Rational approximations of the normal quantile function, Wichura 1988, algorithm AS 241, PPND7: in the centre,
-# in the tails, and far out in the tails; numerator and denominator, from the constant term upwards
+# Rational approximations of the normal quantile function (Wichura 1988, algorithm AS 241, PPND7) in the centre, the tails and
+# the far tails: coefficients of numerator and denominator, in ascending order
 CENTRE = (3.3871327179, 50.434271938, 159.29113202, 59.109374720), (1.0, 17.895169469, 78.757757664, 67.187563600)
 TAIL = (1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103), (1.0, 0.73700164250, 0.12021132975)
 FAR_TAIL = (6.6579051150, 3.0812263860, 0.42868294337, 0.017337203997), (1.0, 0.24197894225, 0.012258202635)
@@ -39,12 +38,12 @@ def _normal_quantile_for_onnx(p: th.Tensor) -> th.Tensor:
 
 
 def normal_quantile(p: th.Tensor) -> th.Tensor:
-    """:return: the quantiles of the standard normal distribution for probabilities of any shape"""
+    """Quantile function of the standard normal distribution."""
     return _normal_quantile_for_onnx(p) if th.onnx.is_in_onnx_export() else th.special.ndtri(p)
 
 
 def normal_cdf(x: th.Tensor) -> th.Tensor:
-    """:return: the standard normal distribution function at numbers of any shape"""
+    """Distribution function of the standard normal distribution."""
     return 0.5 + 0.5 * th.erf(x / math.sqrt(2)) if th.onnx.is_in_onnx_export() else th.special.ndtr(x)
 
 
@@ -65,14 +64,12 @@ def _cell_for_onnx(table: th.Tensor, values: th.Tensor) -> th.Tensor:
 
 def inverse(increasing: Callable[[th.Tensor], th.Tensor], values: th.Tensor) -> th.Tensor:
     """
-    Invert a function numerically: interpolate linearly in a table of it, which is finer at both ends of [0, 1].
+    Invert an increasing function of [0, 1] onto itself, by linear interpolation in a table that is finer at both ends.
 
-    :param increasing: function from [0, 1] onto [0, 1]
-    :param values: in [0, 1], any shape
-    :return: where the function has these values, same shape; exact for 0 and 1
+    The result is exact for values 0 and 1.
     """
     grid = th.linspace(0, math.pi / 2, CELLS + 1, device=values.device, dtype=values.dtype).sin() ** 2
-    table = increasing(grid)  # kept in order below, although rounding may break it where the function is flat
+    table = increasing(grid)  # cummax below restores the order, which rounding may break where the function is flat
     if th.onnx.is_in_onnx_export():
         table = _ascending_for_onnx(table)
         index = _cell_for_onnx(table, values)

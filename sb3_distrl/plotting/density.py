@@ -10,7 +10,7 @@ from sb3_distrl.common.distribution import ValueDistribution
 
 # Okabe & Ito 2008; distinguishable for colour-blind people
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-FONT = 13  # points; legible when a figure is shown at half its size
+FONT = 13  # points; legible at half the figure's size
 SMOOTHING = 0.012  # densities are averaged over twice this share of the axis
 HIDDEN_TAIL = 1e-3  # probability at each end of a distribution that the axis may cut off
 POINTS = 400
@@ -40,7 +40,7 @@ def check_single(distribution: ValueDistribution) -> None:
 
 
 def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]:
-    """:return: a range of returns that shows all distributions except the ends of their tails"""
+    """:return: a range of returns that shows all distributions but the ends of their tails"""
     shown = []
     for each in distributions:
         probabilities = each.probabilities.astype(np.float64)
@@ -52,7 +52,7 @@ def limits_of(distributions: Iterable[ValueDistribution]) -> tuple[float, float]
 
 
 def density_of(values: np.ndarray, probabilities: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
-    """:return: density at x [X] of atoms [Z] in ascending order, each spread halfway to its neighbours, over x +- width"""
+    """:return: density of ascending atoms [Z], spread halfway to their neighbours, averaged over x [X] +- width"""
     edges = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2, values[-1:]])
     edges += 1e-9 * np.arange(len(edges)) * width  # keeps the edges of equal atoms in ascending order
     cumulative = np.concatenate([[0.0], probabilities.cumsum()])
@@ -66,7 +66,7 @@ def draw_rows(
     limits: tuple[float, float],
     chosen: int | None,
 ) -> None:
-    """Draw the distribution of one state into an axes for each action, cleared before; ``names=None`` draws no names."""
+    """Clear the axes, one for each action, and draw the distribution of one state; ``names=None`` draws no names."""
     x = np.linspace(*limits, POINTS)
     width = SMOOTHING * (limits[1] - limits[0])
     means = distribution.mean()
@@ -98,7 +98,7 @@ def plot_distribution(
 
     :param distribution: distribution of one state, values of shape [A, Z], from ``model.predict_distribution``
     :param action_names: a name for each action
-    :param chosen: action to mark as the one that is taken
+    :param chosen: action to mark as the one taken
     :param title: title of the figure
     :return: a figure, to save with ``savefig``
     :raises ValueError: for distributions of several states, or if the number of names is not the number of actions

@@ -1,4 +1,4 @@
-"""Episodes: their frames with the distributions of returns."""
+"""Figures and films of an episode with its distributions of returns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,13 +37,13 @@ def record_episode(
     """
     Play an episode and record it.
 
-    :param model: model to play with; it acts by its ``risk``
+    :param model: model that acts, by its ``risk``
     :param env: a single environment, made with ``render_mode="rgb_array"``
     :param max_steps: maximum number of steps
     :param deterministic: as in ``predict``
     :param seed: seed of the environment
-    :return: the states of the episode, each before its action
-    :raises ValueError: if the environment does not render images, or if there are several
+    :return: the states of the episode
+    :raises ValueError: if the environment does not render images, or there are several
     """
     check_at_least("max_steps", max_steps, 1, "use the number of steps to record")
     venv = model._wrap_env(env, verbose=0, monitor_wrapper=False)
@@ -119,7 +119,7 @@ def save_film(
     Save an episode as a film, with the distributions beside the frames.
 
     :param moments: states from :func:`record_episode`
-    :param path: file to write, a .gif or an .mp4; the latter needs the program ffmpeg
+    :param path: .gif or .mp4 file to write; the latter needs the program ffmpeg
     :param action_names: a name for each action
     :param fps: frames per second
     :param every: steps of the episode for each frame of the film

@@ -20,17 +20,17 @@ NO_FIGURES = ("stdout", "log", "json", "csv")
 
 class ValueDistributionCallback(BaseCallback):
     """
-    Log the distributions of returns for fixed observations: ``distribution/spread`` and ``distribution/mean`` are the standard
-    deviation and mean of the return after the greedy action, averaged over the observations; ``distribution/figure``, for
-    TensorBoard, shows the first observation.
+    Log the distributions of returns for fixed observations.
 
-    ``steps`` and ``distributions`` keep what was logged for the first observation, for :func:`plot_spread`.
+    ``distribution/spread`` and ``distribution/mean`` are the standard deviation and mean of the return after the greedy
+    action, averaged over the observations; ``distribution/figure``, for TensorBoard, shows the first observation. ``steps``
+    and ``distributions`` keep the logs of the first observation for :func:`plot_spread`.
 
-    :param freq: environment steps, over all environments, between two logs
-    :param observations: a batch of observations, as ``predict`` takes them; by default the first ones of training
+    :param freq: environment steps, over all environments, between logs
+    :param observations: a batch of observations, as for ``predict``; by default the first ones of training
     :param action_names: a name for each action
     :param verbose: as in SB3
-    :raises ValueError: for a frequency below 1, and when training starts for a model without distributions
+    :raises ValueError: if ``freq`` is below 1, or, when training starts, if the model has no distributions
     """
 
     model: ValueAlgorithm
@@ -52,7 +52,7 @@ class ValueDistributionCallback(BaseCallback):
         if self.observations is None:
             last = self.model._last_obs
             assert last is not None
-            # Copied before the first step; normalised like all observations that the policy gets
+            # Copied before the first step; normalized like all of the policy's observations
             self.observations = {key: value.copy() for key, value in last.items()} if isinstance(last, dict) else last.copy()
         self._log()
 
@@ -77,18 +77,18 @@ def plot_spread(
     steps: Sequence[int], distributions: Sequence[ValueDistribution], action_names: Sequence[str] | None = None
 ) -> Figure:
     """
-    Draw how the distributions in a state change during training: for each action the median, and the central ranges that
-    contain 50% and 90% of the returns.
+    Draw how the distributions in a state change during training: for each action the median, and the central ranges with 50%
+    and 90% of the returns.
 
     :param steps: environment steps, from :class:`ValueDistributionCallback`
     :param distributions: the distribution of one state after each of these steps, values of shape [A, Z]
     :param action_names: a name for each action
     :return: a figure, to save with ``savefig``
-    :raises ValueError: without distributions, or if there are not as many steps as distributions
+    :raises ValueError: without distributions, or if the numbers of steps and distributions differ
     """
     if not distributions or len(steps) != len(distributions):
         raise ValueError(
-            f"steps has {len(steps)} and distributions {len(distributions)} elements: use as many of each, and at least one."
+            f"steps has {len(steps)} and distributions {len(distributions)} elements: use equal numbers, at least one."
         )
     check_single(distributions[0])
     names = names_of(len(distributions[0].values), action_names)

@@ -3,13 +3,13 @@
 
 def register() -> None:
     """
-    Add this library's algorithms (``rainbow``, ``iqn``, ``qrdqn``, and the same with ``apex-`` in front), their
-    hyperparameters and samplers, and MinAtar's games to rl-zoo3.
+    Register with rl-zoo3 this library's algorithms (``rainbow``, ``iqn``, ``qrdqn``, and the same with the prefix ``apex-``),
+    their hyperparameters and samplers, and MinAtar's games.
 
     rl-zoo3 has no plug-in interface: this updates the dictionaries that its modules share, and replaces its
     ``ExperimentManager`` by :class:`~sb3_distrl.zoo.experiment.Experiment`, which finds this library's files. The command
-    ``sb3-distrl`` calls it. To use ``python -m rl_zoo3.train`` and the like, call it in a file ``custom_envs.py`` in the
-    working directory, which rl-zoo3 imports.
+    ``sb3-distrl`` calls it. For ``python -m rl_zoo3.train`` and the like, call it in a file ``custom_envs.py`` in the working
+    directory, which rl-zoo3 imports.
 
     :raises ImportError: if rl-zoo3 is not installed: install the extra ``zoo``
     """

@@ -1,4 +1,4 @@
-"""Ape-X through rl-zoo3, which makes environments itself and hands them to the algorithm."""
+"""Ape-X with rl-zoo3's environments and monitor files."""
 
 import copy
 import importlib
@@ -14,11 +14,11 @@ from sb3_distrl.envs import register_minatar
 
 
 class ActorEnvMaker:
-    """Makes the ``n_envs`` environments of an actor, in its process, as rl-zoo3 does for an algorithm without actors."""
+    """Makes the ``n_envs`` environments of an actor, in its process, as rl-zoo3 would make them."""
 
     def __init__(self, experiment: ExperimentManager, n_envs: int) -> None:
         self.experiment = copy.copy(experiment)
-        self.experiment.callbacks = []  # they hold the evaluation environments
+        self.experiment.callbacks = []  # they have the evaluation environments
         self.experiment.verbose = 0
         self.n_envs = n_envs
 
@@ -30,7 +30,7 @@ class ActorEnvMaker:
 
 
 class ActorMonitorCallback(BaseCallback):
-    """Write the episodes of all actors into the folder of the run, where rl-zoo3's plots look for them."""
+    """Writes the episodes of all actors to the run's folder, for rl-zoo3's plots."""
 
     def __init__(self, folder: str, env_id: str) -> None:
         super().__init__()

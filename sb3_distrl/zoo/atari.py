@@ -21,7 +21,7 @@ def _wrappers(hyperparams: Hyperparams) -> list[tuple[str, dict[str, Any]]]:
 
 
 def single_frame_skip(env_id: str, hyperparams: Hyperparams, env_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """:return: what to add to ``env_kwargs`` so that only SB3's wrapper skips frames, not the game as well"""
+    """:return: additions to ``env_kwargs`` so that only SB3's wrapper skips frames, not the game as well"""
     frameskip = env_kwargs.get("frameskip", gymnasium.spec(env_id).kwargs.get("frameskip", 1))
     skip = dict(_wrappers(hyperparams)).get(ATARI_WRAPPER, {"frame_skip": 1}).get("frame_skip", 4)
     if skip == 1 or frameskip == 1:
@@ -34,7 +34,7 @@ def single_frame_skip(env_id: str, hyperparams: Hyperparams, env_kwargs: dict[st
 
 
 def atari_vec_env_kwargs(hyperparams: Hyperparams) -> dict[str, Any]:
-    """:return: arguments with which AtariVecEnv replaces the wrappers of an entry"""
+    """:return: arguments of the AtariVecEnv that replaces the wrappers of an entry"""
     wrappers = _wrappers(hyperparams)
     if [name for name, _ in wrappers] != [ATARI_WRAPPER] or hyperparams.get("monitor_kwargs"):
         raise ValueError(

@@ -40,9 +40,9 @@ apex-qrdqn), and all algorithms of rl-zoo3:
 
 sb3-distrl COMMAND --help lists the options."""
 WATCHING = ("enjoy", "record_video", "record_training", "plot_distribution")
-PRETRAINED = "rl-trained-agents"  # where rl-zoo3 looks for agents by default, although its train saves them in logs
+PRETRAINED = "rl-trained-agents"  # rl-zoo3's default folder of agents, although its train saves them in logs
 NEEDED = ("rl_zoo3", "optuna", "pandas", "plotly", "requests", "scipy", "seaborn")  # rl-zoo3 does not require all of them
-# Errors whose message is all that a user needs, and the modules that raise them
+# Errors shown to users without traceback, and the modules that raise them
 FOR_USERS: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...]], ...] = (
     ((AssertionError, ValueError), ("sb3_distrl.", "rl_zoo3.utils", "rl_zoo3.train", "huggingface_sb3", "__main__")),
     ((ImportError,), ("rl_zoo3.", "stable_baselines3.", "sb3_distrl.distributed")),
@@ -96,13 +96,13 @@ class EnjoyParser(argparse.ArgumentParser):
 
 
 def fail(message: str) -> NoReturn:
-    """Print what is wrong, with the remedy, and exit."""
+    """Print an error and exit."""
     print(f"sb3-distrl: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
-    """:return: the options that are checked before rl-zoo3 parses them, with rl-zoo3's defaults"""
+    """:return: the options to check before rl-zoo3 parses them, with its defaults"""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
@@ -131,7 +131,7 @@ def check_names(known: argparse.Namespace) -> None:
 
 
 def folder_option(command: str, known: argparse.Namespace) -> list[str]:
-    """:return: the option for the folder that ``train`` writes to, if the agent is there and rl-zoo3's agents are not"""
+    """:return: an option for train's folder, if the agent is there and rl-zoo3's own agents are not installed"""
     if command not in WATCHING or known.folder is not None or Path(PRETRAINED).is_dir():
         return []
     runs = Path("logs", known.algo).glob(f"{known.env.replace('/', '-')}_*")
@@ -158,7 +158,7 @@ def run(command: str, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; mistakes of the user end it with a message."""
+    """Run the command line; errors of the user end it with a message."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(HELP)

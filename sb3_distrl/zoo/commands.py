@@ -18,14 +18,14 @@ PLOTS = ("plot_train", "all_plots", "plot_from_file")
 
 
 def train(parser: type[argparse.ArgumentParser]) -> None:
-    """Train, or tune hyperparameters, with this parser of the command line."""
+    """Train, or tune hyperparameters, with this parser class."""
     module: Any = importlib.import_module("rl_zoo3.train")
     module.argparse = SimpleNamespace(ArgumentParser=parser)
     module.train()
 
 
 def enjoy(parser: type[argparse.ArgumentParser]) -> None:
-    """Watch or evaluate an agent, with this parser of the command line."""
+    """Watch or evaluate an agent, with this parser class."""
     expect_hub_errors()
     module: Any = importlib.import_module("rl_zoo3.enjoy")
     module.argparse = SimpleNamespace(ArgumentParser=parser)
@@ -70,7 +70,7 @@ def record_video() -> None:
 
 
 def record_training() -> None:
-    """Record a video of the checkpoints of a training, with this library's record_video."""
+    """Record a video of a training run's checkpoints, with this library's record_video."""
     call = subprocess.call
 
     def call_ours(command: list[str], *args: Any, **kwargs: Any) -> int:
@@ -85,7 +85,7 @@ def record_training() -> None:
 
 @contextmanager
 def ffmpeg() -> Iterator[None]:
-    """Provide a command ``ffmpeg``; if none is installed, that of imageio-ffmpeg, which rl-zoo3 requires."""
+    """Provide the program ffmpeg; if it is not installed, that of imageio-ffmpeg, which rl-zoo3 requires."""
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
             from imageio_ffmpeg import get_ffmpeg_exe
@@ -122,7 +122,7 @@ def push_to_hub() -> None:
 
 
 def expect_hub_errors() -> None:
-    """Turn the Hub's errors into those that rl-zoo3 expects, which huggingface_hub raised before version 1."""
+    """Convert the Hub's errors to those that rl-zoo3 expects, which huggingface_hub raised before version 1."""
     import huggingface_sb3
     from huggingface_hub.errors import HfHubHTTPError
     from requests.exceptions import HTTPError

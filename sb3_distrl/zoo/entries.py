@@ -1,4 +1,4 @@
-"""Entries of hyperparameter files: read as in rl-zoo3, merged, and written so that they can be read again."""
+"""Entries of hyperparameter files: reading as in rl-zoo3, merging, and writing."""
 
 import importlib
 import importlib.util
@@ -18,14 +18,14 @@ Hyperparams = dict[str, Any]
 
 
 class Loader(yaml.SafeLoader):
-    """Plain YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML reads YAML 1.1, where it is a string."""
+    """Safe YAML where 1e-4 is a number, as in YAML 1.2; in PyYAML's YAML 1.1 it is a string."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def hyperparams_file(algo: str) -> Path:
-    """:return: this library's YAML file for an algorithm, in the wheel or in a checkout; it may not exist"""
+    """:return: this library's YAML file for an algorithm, in the wheel or a checkout; it may not exist"""
     package = Path(sb3_distrl.__file__).parent
     folder = package / "hyperparams" if (package / "hyperparams").is_dir() else package.parent / "hyperparams"
     return folder / f"{algo}.yml"
@@ -51,7 +51,7 @@ def read_entries(config: str) -> dict[str, Hyperparams]:
 
 
 def read_entry(config: str, algo: str, env_id: str, is_atari: bool, entry: str | None = None) -> Hyperparams:
-    """:return: one entry of a file: that of the environment, its family, or ``default``, unless ``entry`` names another"""
+    """:return: the entry of a file for an environment: its own, its family's or ``default``, unless ``entry`` is given"""
     entries = read_entries(config)
     if entry is None:
         family = "atari" if is_atari else "minatar" if env_id.startswith("MinAtar/") else "default"
@@ -76,7 +76,7 @@ def evaluated(policy_kwargs: str | Hyperparams | None) -> Hyperparams:
 
 
 class Mergeable(Hyperparams):
-    """Hyperparameters whose ``update`` keeps the ``policy_kwargs`` that the new ones do not set."""
+    """Hyperparameters whose ``update`` merges ``policy_kwargs``."""
 
     def copy(self) -> "Mergeable":
         return Mergeable(self)
@@ -89,7 +89,7 @@ class Mergeable(Hyperparams):
 
 
 def expression(value: Any) -> str:
-    """:return: Python code for a value of plain types and classes, which rl-zoo3 can evaluate"""
+    """:return: Python code for a value of built-in types and classes, for rl-zoo3 to evaluate"""
     if isinstance(value, dict):
         if all(isinstance(name, str) and name.isidentifier() for name in value):
             return f"dict({', '.join(f'{name}={expression(item)}' for name, item in value.items())})"
@@ -111,7 +111,7 @@ def expression(value: Any) -> str:
 
 
 def plain(hyperparams: Hyperparams) -> Hyperparams:
-    """:return: the hyperparameters as a YAML entry that loads safely: arguments that hold classes become Python code"""
+    """:return: the hyperparameters as a safe YAML entry: arguments with classes become Python code"""
     entry = dict(hyperparams)
     for name, value in entry.items():
         try:

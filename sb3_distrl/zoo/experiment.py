@@ -1,4 +1,4 @@
-"""rl-zoo3's experiments, with what this library's algorithms and users need."""
+"""rl-zoo3's experiments, adapted to this library's algorithms."""
 
 import argparse
 import copy
@@ -35,24 +35,19 @@ from sb3_distrl.zoo.trials import SeedTrial, load_study, read_trial
 
 class Experiment(ExperimentManager):
     """
-    rl-zoo3's ``ExperimentManager`` with this library's hyperparameter files, and these differences:
+    rl-zoo3's ``ExperimentManager`` with this library's hyperparameter files. The arguments are the same; the differences are:
 
-    - ``args.entry`` names the entry of the hyperparameter file to use; the default is the entry of the environment
+    - ``args.entry`` names the entry of the hyperparameter file; by default it is that of the environment
     - ``args.n_seeds``: a trial's score is the mean over that many seeds; trials are always seeded
     - ``env_kwargs`` of an entry also apply to the evaluation environment
     - sampled ``policy_kwargs`` are merged into those of the entry instead of replacing them
     - ``trial_id`` may be 0
-    - Atari games that skip frames themselves do not skip more in SB3's wrapper
+    - frames of Atari games are skipped only once, by SB3's wrapper
     - ``vec_env_type="ale"`` plays Atari games with :class:`~sb3_distrl.envs.AtariVecEnv`, in training and evaluation
-    - with ``-i``, this library's algorithms resume with the settings of their run, its schedules, counters and, unless a seed
-      is given (``args.seed_given``), random generators
+    - with ``-i``, this library's algorithms resume their run: its hyperparameters, schedules, counters and, unless a seed is
+      given (``args.seed_given``), random generators
     - algorithms with actors get a function that makes the ``n_envs`` environments of one actor
     - a study ends with a report, plots, and an entry to train from
-
-    :param args: options of the command line
-    :param algo: name of the algorithm
-    :param rest: as in rl-zoo3
-    :param kwargs: as in rl-zoo3
     """
 
     def __init__(self, args: argparse.Namespace, algo: str, *rest: Any, **kwargs: Any) -> None:
@@ -74,7 +69,7 @@ class Experiment(ExperimentManager):
         self.n_actors = 1
 
     def read_hyperparameters(self) -> tuple[Hyperparams, Hyperparams]:
-        """:return: the hyperparameters twice: to work with, and to save"""
+        """:return: the hyperparameters twice: to use and to save"""
         hyperparams = Mergeable(self._read_entry())
         if self.trial_id is not None:
             hyperparams.update(read_trial(self.algo, self.storage, self.study_name, self.trial_id))
@@ -100,7 +95,7 @@ class Experiment(ExperimentManager):
         return dict(hyperparams), self.saved_hyperparams
 
     def _read_entry(self) -> Hyperparams:
-        """:return: the entry for the environment, or the settings of the run that is resumed"""
+        """:return: the environment's entry, or the saved hyperparameters of the run to resume"""
         run = Path(self.trained_agent).parent / self.env_name / "config.yml"
         resumes = self.continue_training and issubclass(ALGOS[self.algo], ValueAlgorithm)
         if resumes and run.is_file() and not self.conf_file_given and not self.entry:
@@ -115,7 +110,7 @@ class Experiment(ExperimentManager):
         processed = super()._preprocess_hyperparams(hyperparams)
         if self.has_actors:
             if self.optimize_hyperparameters:
-                raise ValueError(f"algo={self.algo} cannot be tuned: tune it without actors, and train with what was found.")
+                raise ValueError(f"algo={self.algo} cannot be tuned: tune it without actors, and train with the result.")
             self.n_actors = processed[0].setdefault("n_actors", 2)
             self.n_envs *= self.n_actors  # rl-zoo3 divides the frequencies of callbacks by it
         return processed
@@ -135,7 +130,7 @@ class Experiment(ExperimentManager):
         left = model._total_timesteps - model.num_timesteps
         if left > 0 and not self.n_timesteps_given:
             self.n_timesteps = left  # of the interrupted run
-        print(f"Going on after {model.num_timesteps:,} steps, for {self.n_timesteps:,} more")
+        print(f"Resuming after {model.num_timesteps:,} steps, for {self.n_timesteps:,} more")
         if is_checkpoint(self.trained_agent):
             take_checkpoint(model, self.trained_agent, {})
         elif not (Path(self.trained_agent).parent / "replay_buffer.pkl").exists():
@@ -143,16 +138,16 @@ class Experiment(ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """:param model: the model to train; if it is resumed, it keeps its schedules and counters"""
+        """Train as in rl-zoo3; a resumed model keeps its schedules and counters."""
         learner = model
         if self.continue_training and isinstance(model, ValueAlgorithm):
             learner = SimpleNamespace(env=model.env, learn=partial(model.learn, reset_num_timesteps=False))  # type: ignore[assignment]
         super().learn(learner)
         if model.num_timesteps < model._total_timesteps:
-            print(f"Interrupted after {model.num_timesteps:,} of {model._total_timesteps:,} steps: -i goes on")
+            print(f"Interrupted after {model.num_timesteps:,} of {model._total_timesteps:,} steps: resume with -i")
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """:return: environments as in rl-zoo3; those in other processes ignore Ctrl-C, which is for the main process"""
+        """Make environments as in rl-zoo3; those in other processes ignore Ctrl-C, which the main process handles."""
         if self.has_actors and not (eval_env or no_log):
             return ActorEnvs(ActorEnvMaker(self, n_envs // self.n_actors), self.n_actors, None)
         run, wrapper = copy.copy(self), self.env_wrapper
@@ -169,7 +164,7 @@ class Experiment(ExperimentManager):
         return super(Experiment, run).create_envs(n_envs, eval_env, no_log)
 
     def _create_ale(self, eval_env: bool, no_log: bool, makers: list[Any]) -> AtariVecEnv:
-        """:return: one game for each of the environments that rl-zoo3 would make; rl-zoo3 seeds them"""
+        """:return: a game for each of rl-zoo3's ``makers``; rl-zoo3 seeds them"""
         return AtariVecEnv(
             self.env_name.gym_id,
             len(makers),
@@ -181,7 +176,7 @@ class Experiment(ExperimentManager):
     # Tuning
 
     def objective(self, trial: optuna.Trial) -> float:
-        """:return: mean return of the last evaluation, averaged over the seeds"""
+        """:return: the mean return of the last evaluation, averaged over seeds"""
         self.study = trial.study
         trial.set_user_attr("seeds", [self.seed + i for i in range(self.n_seeds)])
         scores: list[float] = []
@@ -200,7 +195,7 @@ class Experiment(ExperimentManager):
     def _create_sampler(self, sampler_method: str) -> BaseSampler:
         sampler = super()._create_sampler(sampler_method)
         if self.storage is not None:
-            sampler.reseed_rng()  # processes that share a study, or resume it, would all propose the same trials
+            sampler.reseed_rng()  # otherwise, processes that share or resume a study propose the same trials
         return sampler
 
     def hyperparameters_optimization(self) -> None:

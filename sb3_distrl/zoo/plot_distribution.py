@@ -20,7 +20,7 @@ SUFFIXES = (*PICTURES, *WRITERS)
 
 
 def parser() -> argparse.ArgumentParser:
-    """:return: a parser whose options have the names that they have in rl-zoo3's enjoy"""
+    """:return: a parser with the names of options of rl-zoo3's enjoy"""
     options = argparse.ArgumentParser(description="Draw the learnt distributions of returns along an episode.")
     options.add_argument("--algo", help="Algorithm", choices=list(ALGORITHMS), required=True)
     options.add_argument("--env", help="Environment ID", type=EnvironmentName, required=True)
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def load(args: argparse.Namespace) -> tuple[ValueAlgorithm, VecEnv]:
-    """:return: the agent, and the environment that it was trained in, rendered as images"""
+    """:return: the agent and its training environment, rendered as images"""
     _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, args.env, args.load_best)
     print(f"Loading {model_path}")
     run = Path(log_path) / args.env

@@ -47,6 +47,6 @@ def register() -> None:
 
 
 def _drop_incomplete(name: str, last: str) -> None:
-    """Drop a module that is still being imported (it has not defined ``last`` yet), so that it is imported again, complete."""
+    """Drop a module that is still being imported (it has no ``last`` yet), so that the next import is complete."""
     if name in sys.modules and not hasattr(sys.modules[name], last):
         del sys.modules[name]

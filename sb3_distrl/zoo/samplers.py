@@ -1,8 +1,8 @@
 """
-What Optuna samples for each algorithm, in the form of rl-zoo3's samplers.
+Samplers of hyperparameters for Optuna, as in rl-zoo3.
 
-Ranges are chosen so that each trial is affordable on a CPU. The support of Rainbow, ``v_min`` to ``v_max``, is never sampled:
-it must cover the returns of the environment, and stays as in the YAML entry.
+Their ranges keep trials affordable on a CPU. Rainbow's ``v_min`` and ``v_max`` are never sampled: they must cover the returns
+of the environment, and stay as in the YAML entry.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ POLICY_PARAMS = ("net_arch", "noisy_std", "n_atoms", "n_quantiles")  # parameter
 
 
 def convert(params: Hyperparams) -> Hyperparams:
-    """:return: parameters of a trial as a YAML entry; its ``policy_kwargs`` have only what was sampled"""
+    """:return: a YAML entry from a trial's parameters; ``policy_kwargs`` have only sampled ones"""
     hyperparams = {name: value for name, value in params.items() if name not in POLICY_PARAMS}
     hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
@@ -33,14 +33,14 @@ def convert(params: Hyperparams) -> Hyperparams:
 
 
 def convert_iqn(params: Hyperparams) -> Hyperparams:
-    """:return: as :func:`convert`, with as many target quantiles as quantiles, as in the paper"""
+    """Like :func:`convert`, with as many target quantiles as quantiles, as in the paper."""
     hyperparams = convert(params)
     hyperparams["policy_kwargs"]["n_target_quantiles"] = params["n_quantiles"]
     return hyperparams
 
 
 def suggest(trial: optuna.Trial) -> None:
-    """Suggest what all algorithms share; ``trial.policy``, if any, is the policy's name."""
+    """Suggest parameters of all algorithms; ``trial.policy``, if any, is the policy's name."""
     images = "Cnn" in str(getattr(trial, "policy", ""))
     trial.suggest_float("learning_rate", 3e-5, 3e-3, log=True)
     trial.suggest_categorical("lr_schedule", ["constant", "linear"])
@@ -49,14 +49,14 @@ def suggest(trial: optuna.Trial) -> None:
     trial.suggest_int("n_steps", 1, 10, log=True)
     trial.suggest_int("target_update_interval", 50, 10_000, log=True)
     trial.suggest_categorical("replay_ratio", [0.125, 0.25, 0.5])
-    if not images:  # on convolutions, the hidden layer of the papers is kept
+    if not images:  # convolutions keep the papers' hidden layer
         trial.suggest_categorical("net_arch", list(NET_ARCHS))
-    trial.set_user_attr("gamma", 1 - one_minus_gamma)  # rl-zoo3 sets and shows them, too
+    trial.set_user_attr("gamma", 1 - one_minus_gamma)  # rl-zoo3 also sets and shows these
     trial.set_user_attr("batch_size", 2**batch_size_pow)
 
 
 def suggest_epsilon_greedy(trial: optuna.Trial) -> None:
-    """Suggest the exploration of an algorithm without noisy layers, and the components of Rainbow that are off by default."""
+    """Suggest epsilon-greedy exploration, and components of Rainbow that are off by default."""
     trial.suggest_float("exploration_fraction", 0.02, 0.5, log=True)
     trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True)
     trial.suggest_categorical("double_q", [False, True])
@@ -83,7 +83,7 @@ def suggest_qrdqn(trial: optuna.Trial) -> None:
 
 
 def sampler(suggest: Callable[[optuna.Trial], None], converter: Converter) -> Callable[..., Hyperparams]:
-    """:return: a sampler for rl-zoo3, from what suggests parameters and what converts them to hyperparameters"""
+    """:return: a sampler for rl-zoo3, which suggests parameters and converts them to hyperparameters"""
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> Hyperparams:
         suggest(trial)

@@ -1,4 +1,4 @@
-"""What a study of hyperparameters leaves behind: a report, an entry to train from, and plots."""
+"""Results of a study of hyperparameters: a report, an entry to train from, and plots."""
 
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PLOTS: dict[str, Callable[[optuna.Study], Any]] = {
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """:return: importance of each parameter, in descending order; empty if there are too few completed trials"""
+    """:return: importances of parameters in descending order; empty if too few trials are complete"""
     if len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])) < MIN_TRIALS:
         return {}
     try:
@@ -42,7 +42,7 @@ def _parameters(trial: FrozenTrial) -> str:
 
 
 def report(study: optuna.Study, weights: dict[str, float], algo: str, env_id: str, n_timesteps: int) -> str:
-    """:return: Markdown on a study with completed trials; ``weights`` are importances, or empty"""
+    """:return: a Markdown report of a study; ``weights`` are importances, or empty"""
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     states = {state: sum(trial.state == state for trial in study.get_trials(deepcopy=False)) for state in TrialState}
     best = sorted(complete, key=lambda trial: trial.values, reverse=True)[:SHOWN_TRIALS]
@@ -68,7 +68,7 @@ def report(study: optuna.Study, weights: dict[str, float], algo: str, env_id: st
 
 
 def entry(study: optuna.Study, env_id: str, hyperparams: Hyperparams) -> str:
-    """:return: a YAML file for ``--conf-file``, from the best trial's hyperparameters, including those not tuned"""
+    """:return: a YAML file for ``--conf-file`` with all hyperparameters of the best trial"""
     best = study.best_trial
     seeds = best.user_attrs.get("seeds", [])
     comment = f"# Trial {best.number} of study {study.study_name}: {best.value:.1f}, mean over seeds {seeds}.\n"
@@ -78,7 +78,7 @@ def entry(study: optuna.Study, env_id: str, hyperparams: Hyperparams) -> str:
 def write_report(
     study: optuna.Study, stem: Path, algo: str, env_id: str, n_timesteps: int, hyperparams: Hyperparams, plots: bool
 ) -> list[Path]:
-    """Write a report, an entry and, on request, plots to files whose names start with ``stem``; return the files."""
+    """Write a report, an entry and, if asked, plots to files whose names start with ``stem``; return the files."""
     weights = importances(study)
     texts = {
         stem.with_name(f"{stem.name}.md"): report(study, weights, algo, env_id, n_timesteps),

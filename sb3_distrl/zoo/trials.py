@@ -1,4 +1,4 @@
-"""Trials of a study: finding one by its number, and scoring one by the mean over several seeds."""
+"""Trials of a study: loading one by its number, and scoring by the mean over several seeds."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def load_study(storage: str, study_name: str) -> optuna.Study:
 def read_trial(algo: str, storage: str | None, study_name: str | None, trial_id: int) -> Hyperparams:
     """:return: the hyperparameters of a trial"""
     if not (storage and study_name):
-        raise ValueError(f"trial_id={trial_id} needs to know its study: give --storage and --study-name too.")
+        raise ValueError(f"trial_id={trial_id} needs a study: give --storage and --study-name too.")
     trials = load_study(storage, study_name).get_trials(deepcopy=False)
     if not 0 <= trial_id < len(trials) or not trials[trial_id].params:
         raise ValueError(
@@ -34,16 +34,12 @@ def read_trial(algo: str, storage: str | None, study_name: str | None, trial_id:
 
 
 class SeedTrial:
-    """
-    A trial as seen by the run of one of its seeds: it reports the mean over the seeds so far.
-
-    ``scores`` and ``last_step`` are those of the previous seeds, ``policy`` is the policy's name, for the samplers.
-    """
+    """A trial for the run of one seed, which reports the mean score of this and the previous seeds."""
 
     def __init__(self, trial: optuna.Trial, scores: list[float], last_step: int, policy: str) -> None:
         self._trial, self._scores, self._first_step = trial, list(scores), last_step
         self.last_step = last_step
-        self.policy = policy
+        self.policy = policy  # its name, for samplers
         self.number = f"{trial.number}_seed_{len(scores)}" if scores else trial.number  # names the folder of its logs
 
     def report(self, value: float, step: int) -> None:

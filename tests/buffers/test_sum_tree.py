@@ -315,7 +315,7 @@ def test_a_bad_mass_shows(where, bad):
 def test_a_mass_beyond_the_capacity_shows(beyond):
     tree = filled(np.ones(40))
     tree.update(np.array([beyond]), np.array([1.0]))
-    with pytest.raises(ValueError, match="stands where none belongs"):
+    with pytest.raises(ValueError, match="is beyond the capacity"):
         tree.check_valid()
 
 
@@ -324,7 +324,7 @@ def test_a_mass_beyond_the_capacity_shows(beyond):
 def test_a_broken_sum_shows(sums, factor):
     tree = filled(np.random.default_rng(0).random(1500))
     getattr(tree, sums).reshape(-1)[-1 if sums == "groups" else 46] *= factor
-    with pytest.raises(ValueError, match="a sum is not that of its masses"):
+    with pytest.raises(ValueError, match="a sum does not equal the sum of its masses"):
         tree.check_valid()
 
 

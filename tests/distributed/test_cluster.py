@@ -86,7 +86,7 @@ def test_with_the_token(head):
 
 def test_with_another_token(head):
     message = join(head[0], RAY_AUTH_TOKEN=secrets.token_hex(32))
-    assert message.startswith(f"ray_address={head[0]} cannot be joined") and "whether the token is the head's" in message
+    assert message.startswith(f"ray_address={head[0]} cannot be joined") and "that the token is the head's" in message
 
 
 def test_without_a_token(head, tmp_path):

@@ -56,7 +56,7 @@ def test_the_ratio_is_that_without_actors():
     assert make_model(**kwargs).replay_ratio == 0.25  # Rainbow's train_freq is 4
     assert make_model(train_freq=8, gradient_steps=2, **kwargs).replay_ratio == 0.25
     assert make_model(gradient_steps=-1, **kwargs).replay_ratio == 1.0
-    with pytest.raises(ValueError, match=r"train_freq=.*has no meaning for actors"):
+    with pytest.raises(ValueError, match=r"train_freq=.*cannot be used with actors"):
         make_model(train_freq=(1, "episode"), **kwargs)
 
 
@@ -247,7 +247,7 @@ def test_weights_that_are_not_finite_are_not_sent():
     with pytest.raises(ValueError, match=r"^loss=nan is not finite in gradient step .*, as the weights are not finite"):
         model.learn(300, callback=Diverge())
     assert model._intake is None
-    with pytest.raises(ValueError, match=r"not finite after .* gradient steps, and actors are not given them"):
+    with pytest.raises(ValueError, match=r"not finite after .* gradient steps, so they are not sent to actors"):
         model.learn(300)
     assert model._intake is None
 

@@ -36,7 +36,7 @@ def test_an_actor_that_fails_once_is_replaced(what, tmp_path, caplog):
     buffer.check_valid()
     batch = buffer.sample(200)
     assert batch.rewards.isfinite().all() and batch.observations.isfinite().all() and batch.next_observations.isfinite().all()
-    assert "failed and is started again" in caplog.text
+    assert "failed and is being restarted" in caplog.text
     failed = int(caplog.text.split("Actor ")[1].split()[0])
     assert (buffer.timeouts[:, failed] & ~buffer._dones[:, failed]).any(), "the stream goes on as if nothing was lost"
 

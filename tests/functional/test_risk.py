@@ -184,8 +184,8 @@ def test_defaults_are_the_papers() -> None:
         ("wang:much", "level must be a number"),
         ("var:0.25", "'var:0.25' is unknown: use one of mean, cvar:0.25"),
         ("mean:0.5", "unknown"),
-        (0.25, "risk=0.25 is no risk measure"),
-        (None, "risk=None is no risk measure"),
+        (0.25, "risk=0.25 is not a risk measure"),
+        (None, "risk=None is not a risk measure"),
     ],
 )
 def test_mistakes(risk: object, says: str) -> None:

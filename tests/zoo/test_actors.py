@@ -30,7 +30,7 @@ def test_train_plot_enjoy_and_go_on(tmp_path):
     assert "Mean reward" in watched or "Episode Reward" in watched
     run = tmp_path / "logs" / "apex-rainbow" / "CartPole-v1_1"
     going_on = in_process(tmp_path, "train", *OPTIONS, "-i", str(run / "CartPole-v1.zip"), "-n", "200", "--eval-freq", "-1")
-    assert "Going on after 600 steps, for 200 more" in going_on
+    assert "Resuming after 600 steps, for 200 more" in going_on
     assert (tmp_path / "logs" / "apex-rainbow" / "CartPole-v1_2" / "CartPole-v1.zip").exists()
 
 

@@ -160,7 +160,7 @@ def test_go_on_with_the_replay_buffer(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(run_of(folder, 1), run_of(tmp_path, 1))
     agent = "logs/rainbow/CartPole-v1_1/CartPole-v1.zip"
     printed = in_process(tmp_path, "train", *AGENT, "-i", agent, "-n", "200", "--eval-freq", "-1", "--save-replay-buffer")
-    assert "Loading replay buffer" in printed and "Going on after 600 steps, for 200 more" in printed
+    assert "Loading replay buffer" in printed and "Resuming after 600 steps, for 200 more" in printed
     run = run_of(tmp_path, 2)
     before, after = saved(run_of(tmp_path, 1) / "CartPole-v1.zip"), saved(run / "CartPole-v1.zip")
     assert after["num_timesteps"] == 800 and after["_n_updates"] == before["_n_updates"] + 200 // 20 * 2

@@ -291,7 +291,7 @@ def test_trials_that_say_nothing(name: str, message: str, study: list[str], comm
 def test_trials_need_their_study(given: list[str], study: list[str], command: Command, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         command.prepare("rainbow", *given, "--trial-id", "0")
-    assert "trial_id=0 needs to know its study: give --storage and --study-name" in capsys.readouterr().err
+    assert "trial_id=0 needs a study: give --storage and --study-name" in capsys.readouterr().err
 
 
 # Going on
@@ -339,7 +339,7 @@ def test_an_interrupted_run_does_what_is_left(command: Command, watch: type[Watc
     assert (model.batch_size, model.alpha, model.policy_kwargs["net_arch"]) == (17, 0.3, [16])
     assert model.replay_buffer.size() == STEPS - 1, "all but the step of the interruption"
     printed = capsys.readouterr().out
-    assert f"Going on after {INTERRUPT_AT} steps, for {STEPS - INTERRUPT_AT} more" in printed
+    assert f"Resuming after {INTERRUPT_AT} steps, for {STEPS - INTERRUPT_AT} more" in printed
     assert "Loading replay buffer" in printed and "replay starts empty" not in printed
     settings = [saved(f"iqn/CartPole-v1_{run}", "config.yml") for run in (1, 2)]
     assert settings[0] == settings[1]
@@ -360,7 +360,7 @@ def test_a_checkpoint_goes_on_too(command: Command, capsys: Any) -> None:
     command.train("iqn", "--save-freq", "60", **DRIFTING)
     model = command.train("iqn", "-i", "logs/iqn/CartPole-v1_1/rl_model_60_steps.zip")
     assert (model.num_timesteps, model._total_timesteps) == (STEPS, STEPS)
-    assert "Going on after 60 steps, for 140 more" in capsys.readouterr().out
+    assert "Resuming after 60 steps, for 140 more" in capsys.readouterr().out
 
 
 def test_a_checkpoint_with_its_replay_goes_on_too(command: Command, capsys: Any) -> None:
@@ -374,7 +374,7 @@ def test_a_checkpoint_with_its_replay_goes_on_too(command: Command, capsys: Any)
     assert (model.num_timesteps, model._total_timesteps) == (STEPS, STEPS)
     assert model.replay_buffer.size() == STEPS
     printed = capsys.readouterr().out
-    assert f"Going on after {done} steps, for {STEPS - done} more" in printed and "replay starts empty" not in printed
+    assert f"Resuming after {done} steps, for {STEPS - done} more" in printed and "replay starts empty" not in printed
 
 
 @pytest.mark.parametrize(
