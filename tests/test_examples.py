@@ -72,6 +72,38 @@ def test_all_layers_learn_and_training_resumes_exactly(algorithm: Any, tmp_path:
     assert loaded[0]._n_updates == model._n_updates + 15
 
 
+def test_fractions_have_an_optimizer_of_their_own() -> None:
+    """At RMSprop's tiny step, and without moments in Adam; their gradients do not count in clipping."""
+    model = FQF("MlpPolicy", vec_env(), **SETTINGS, max_grad_norm=1e-3).learn(60)
+    network, policy = model.q_net, model.policy
+    proposal = list(network.proposal.parameters())
+    both = policy.fraction_optimizer, policy.optimizer
+    theirs, own = ({id(p) for group in each.param_groups for p in group["params"]} for each in both)
+    assert theirs == {id(p) for p in proposal} and not theirs & own
+    assert theirs | own == {id(p) for p in network.parameters()}
+    before = [p.detach().clone() for p in proposal]
+    model.train(1, batch_size=8)
+    moved = max(float((p - q).abs().max()) for p, q in zip(proposal, before, strict=True))
+    assert 0 < moved < 1e-7
+    for parameter in proposal:
+        parameter.grad = th.full_like(parameter, 1e9)  # of the step before
+    model._metrics.count = 0
+    model.train(1, batch_size=8)
+    assert float(model._metrics.totals["grad_norm"]) < 1e6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_in_bfloat16(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = algorithm("MlpPolicy", vec_env(), **SETTINGS, precision="bf16")
+    seen: set[Any] = set()
+    linear = th.nn.functional.linear
+    monkeypatch.setattr(th.nn.functional, "linear", lambda *args: seen.add(linear(*args).dtype) or linear(*args))
+    model.learn(40)
+    seen.clear()
+    loss = evaluate(model, model.sample(8))
+    assert seen == {th.bfloat16} and loss.losses.dtype == th.float32
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_acting(algorithm: Any) -> None:
     model = algorithm("MlpPolicy", "CartPole-v1", **SETTINGS).learn(60)

@@ -17,7 +17,7 @@ class FQFNetwork(policies.IQNNetwork):
 
     def fractions(self, features):
         """:return: tau_0 to tau_N, the midpoints between them, and their distances"""
-        probabilities = self.proposal(features.detach()).softmax(dim=1)  # [B, N]
+        probabilities = self.proposal(features.detach()).float().softmax(dim=1)  # [B, N]
         taus = pad(probabilities.cumsum(dim=1), (1, 0))  # [B, N + 1]
         return taus, (taus[:, 1:] + taus[:, :-1]).detach() / 2, probabilities.detach()
 
@@ -40,27 +40,30 @@ class FQFNetwork(policies.IQNNetwork):
 class FQFPolicy(policies.MlpPolicy):
     network_class = FQFNetwork
 
-    def _build(self, lr_schedule):
-        super()._build(lr_schedule)
-        self.fraction_optimizer = th.optim.RMSprop(self.q_net.proposal.parameters(), lr=2.5e-9, alpha=0.95, eps=1e-5)
+    def further_optimizers(self):
+        return {"fraction_optimizer": th.optim.RMSprop(self.q_net.proposal.parameters(), lr=2.5e-9, alpha=0.95, eps=1e-5)}
 
 
 class FQF(IQN):
-    """Fully parameterized quantile function (Yang et al. 2019, https://arxiv.org/abs/1911.02140), algorithm 1."""
+    """
+    Fully parameterized quantile function (Yang et al. 2019, https://arxiv.org/abs/1911.02140, algorithm 1), for double_q=False
+    and n_eval_quantiles fractions.
+    """
 
     policy_aliases = {"MlpPolicy": FQFPolicy}  # noqa: RUF012
 
     def loss(self, batch, bootstrap):
         actions, net, target_net = batch.actions.long().squeeze(1), self.q_net, self.q_net_target
-        features = net.encode(batch.observations, Noise.SHARED)
-        taus, midpoints, probabilities = net.fractions(features)
-        quantiles = gather_actions(net.quantiles(features, midpoints, Noise.SHARED), actions)  # [B, N]
-        with th.no_grad():
-            next_features = target_net.encode(batch.next_observations, Noise.SHARED)
-            next_actions = self.select_actions(target_net.values_of(next_features, Noise.SHARED, self.target_risk))
-            next_quantiles = gather_actions(target_net.quantiles(next_features, midpoints, Noise.SHARED), next_actions)
-            edges = gather_actions(net.quantiles(features, taus[:, 1:-1], Noise.SHARED), actions)  # [B, N - 1]
-            slopes = 2 * edges - quantiles[:, 1:] - quantiles[:, :-1]  # of the Wasserstein loss by tau_i, proposition 1
+        with self.autocast():
+            features = net.encode(batch.observations, Noise.SHARED)
+            taus, midpoints, probabilities = net.fractions(features)
+            quantiles = gather_actions(net.quantiles(features, midpoints, Noise.SHARED), actions)  # [B, N]
+            with th.no_grad():
+                next_features = target_net.encode(batch.next_observations, Noise.SHARED)
+                next_actions = self.select_actions(target_net.values_of(next_features, Noise.SHARED, self.target_risk))
+                next_quantiles = gather_actions(target_net.quantiles(next_features, midpoints, Noise.SHARED), next_actions)
+                edges = gather_actions(net.quantiles(features, taus[:, 1:-1], Noise.SHARED), actions)  # [B, N - 1]
+        slopes = (2 * edges - quantiles[:, 1:] - quantiles[:, :-1]).detach()  # of the Wasserstein loss by tau_i, proposition 1
         losses = quantile_huber_loss(quantiles, batch.rewards + bootstrap * next_quantiles, midpoints, self.kappa)
         extra = {"fraction_optimizer": (slopes * taus[:, 1:-1]).sum(dim=1).mean()}
         q_values = (quantiles.detach() * probabilities).sum(dim=1)

@@ -161,7 +161,7 @@ class WholeStorage(ArrayStorage):
 
     def _at(self, rows: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | int:
         """:return: an index into the arrays; a whole row, if possible, because that avoids copies"""
-        in_step = len(envs) == self.n_envs and (rows == rows[0]).all()
+        in_step = len(envs) == self.n_envs and (rows == rows[0]).all() and (envs[1:] > envs[:-1]).all()
         return int(rows[0]) if in_step else (rows, envs)
 
     def block(self) -> WholeBlock:

@@ -19,7 +19,10 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class RepairOnError:
-    """Context manager that repairs the buffer after an exception such as Ctrl-C; Ctrl-C during the repair restarts it."""
+    """
+    Context manager that repairs the buffer after an exception such as Ctrl-C. Ctrl-C during the repair, or SystemExit of a
+    handler of SIGTERM, restarts it.
+    """
 
     __slots__ = ("args", "repair")
 
@@ -30,12 +33,17 @@ class RepairOnError:
         pass
 
     def __exit__(self, exception: type[BaseException] | None, *_: Any) -> None:
+        ended: SystemExit | None = None
         while exception is not None:
             try:
                 self.repair(*self.args)
-                return
+                break
             except KeyboardInterrupt:
                 pass
+            except SystemExit as error:
+                ended = error
+        if ended is not None:
+            raise ended
 
 
 class TransitionBuffer(RowBuffer):
@@ -67,9 +75,9 @@ class TransitionBuffer(RowBuffer):
             that single numbers may have shape [n_envs] or [n_envs, 1], and a single environment may omit the first axis
         """
         given, values = self.row_values(obs, next_obs, action, reward, done, infos), {}
+        if len(given) != len(self.row_arrays) + 1 or "actions" not in given or not given.keys() >= self.row_arrays.keys():
+            raise ValueError(f"row_values() gave {list(given)} and should give {self._row_names}: see row_arrays.")
         for name in ("actions", *self.row_arrays):
-            if name not in given:
-                raise ValueError(f"row_values() gave {list(given)} and should give {self._row_names}.")
             value, shape = np.asarray(given[name]), vars(self)[name].shape[1:]
             if value.dtype.kind == "f" or value.shape != shape:
                 label = ARGUMENTS.get(name, name)

@@ -21,7 +21,7 @@ from sb3_distrl.common.acceleration import keep_freed_memory
 from sb3_distrl.common.arguments import check_arguments, policy_arguments, take_numbers
 from sb3_distrl.common.episodes import end_episodes
 from sb3_distrl.common.final_observations import FinalObservations
-from sb3_distrl.common.gradient_steps import gradient_step, preprocess, skipped_steps, warn_of_no_gradient_step
+from sb3_distrl.common.gradient_steps import SKIPPED, gradient_step, preprocess, skipped_steps, warn_of_no_gradient_step
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.metrics import RunningMetrics
 from sb3_distrl.common.model import ValueModel
@@ -144,7 +144,7 @@ class ValueAlgorithm(ValueModel):
         check_arguments(self)
 
     def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         buffer = self.replay_buffer
         assert buffer is not None
@@ -157,7 +157,7 @@ class ValueAlgorithm(ValueModel):
         if isinstance(buffer, PrioritizedReplayBuffer):
             self.optimize_memory_usage = False  # SB3 would warn of a problem that only its own buffers have
         try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         finally:
             self.optimize_memory_usage = given
 
@@ -236,7 +236,7 @@ class ValueAlgorithm(ValueModel):
     def outputs(self, network: OutputNetwork, inputs: PyTorchObs) -> th.Tensor:
         """:return: the network's outputs in a gradient step: with noise, in ``precision``; shape [B, A, Z], float32"""
         with self.autocast():
-            return network.outputs(inputs, Noise.SHARED)
+            return network.outputs(inputs, Noise.SHARED).float()
 
     def next_outputs(self, batch: Samples) -> th.Tensor:
         """:return: the target network's outputs for greedy next actions (``double_q``: the online network's), shape [B, Z]"""
@@ -292,7 +292,7 @@ class ValueAlgorithm(ValueModel):
 
     def _record_metrics(self) -> dict[str, float]:
         metrics = self._metrics.values()
-        if skipped := metrics.pop("skipped", 0.0):
+        if skipped := metrics.pop(SKIPPED, 0.0):
             steps, self._metrics = self._metrics.count, RunningMetrics()
             raise skipped_steps(self, skipped, steps)
         for name, value in metrics.items():
@@ -329,7 +329,7 @@ class ValueAlgorithm(ValueModel):
             super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
         finally:
             self._learning = False
-        if "skipped" in self._metrics.totals:
+        if SKIPPED in self._metrics.totals:
             self._record_metrics()  # raises an error about skipped steps
         if self._n_updates == updates:
             warn_of_no_gradient_step(self, total_timesteps)

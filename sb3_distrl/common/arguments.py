@@ -154,16 +154,28 @@ def policy_arguments(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def check_overridden(model: ValueAlgorithm) -> None:
+    """:raises ValueError: if a subclass overrides what nothing calls"""
+    name = type(model).__name__
+    if hasattr(model, "_loss"):
+        raise ValueError(f"{name} overrides _loss, which nothing calls: the method is called loss.")
+    if not isinstance(inspect.getattr_static(type(model), "select_actions"), staticmethod):
+        raise ValueError(f"select_actions of {name} must be a static method, as it is exported: use @staticmethod.")
+    if model.policy_class._predict is not ValuePolicy._predict:
+        raise ValueError(
+            f"policy={model.policy_class.__name__} overrides _predict, which the algorithm does not call: override "
+            "select_actions of the algorithm, or acting_values of the network."
+        )
+
+
 def check_arguments(model: ValueAlgorithm) -> None:
     """:raises ValueError: naming the argument out of range, its value and the remedy"""
-    if hasattr(model, "_loss"):
-        raise ValueError(f"{type(model).__name__} overrides _loss, which nothing calls: the method is called loss.")
-    own_policy = model.policy_aliases["MlpPolicy"]
-    if not issubclass(model.policy_class, own_policy):
+    if not issubclass(model.policy_class, tuple(model.policy_aliases.values())):
         raise ValueError(
             f"policy={model.policy_class.__name__} is not a policy of {type(model).__name__}: use one of "
             f"{', '.join(model.policy_aliases)}, a subclass of them, or the algorithm that saved the model."
         )
+    check_overridden(model)
     check_spaces(model.observation_space, model.action_space)
     check_images(model)
     check_at_least("n_steps", model.n_steps, 1, WHOLE_NUMBERS["n_steps"])

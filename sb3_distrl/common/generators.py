@@ -57,6 +57,10 @@ class Seeding:
         self.look()
         _watching.add(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _watching.add(self)
+
     def look(self) -> None:
         """Take the current state of the global generators as not seeded by the user."""
         self.torch_seed, self.fresh = th.initial_seed(), _freshly_seeded()

@@ -11,11 +11,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_distrl.common.acceleration import compiled
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.common.policies import ValueNetwork
+from sb3_distrl.common.policies import ValueNetwork, optimizers_of
 
 if TYPE_CHECKING:
     from sb3_distrl.common.algorithm import ValueAlgorithm
 
+SKIPPED = "gradient steps skipped"  # name of the metric that tells of it
 LARGE_LOSS = 1e8  # from here on gradient norms are checked in each step; with smaller losses they do not overflow
 
 
@@ -41,7 +42,14 @@ def evaluate(model: ValueAlgorithm, batch: Samples) -> Loss:
     """:return: the algorithm's loss of a preprocessed batch, compiled if ``model.compile``"""
     discounts = model.gamma if batch.discounts is None else batch.discounts
     loss = compiled(type(model).loss, model.device.type) if model.compile else type(model).loss
-    return loss(model, batch, (1 - batch.dones) * discounts)
+    result = loss(model, batch, (1 - batch.dones) * discounts)
+    for name in ("losses", "priorities", "q_values"):
+        if getattr(result, name).shape != batch.rewards.shape[:1]:
+            raise ValueError(
+                f"{name} of the loss of {type(model).__name__} has shape {tuple(getattr(result, name).shape)}: give one for "
+                f"each of the {len(batch.rewards)} samples."
+            )
+    return result
 
 
 def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> dict[str, th.Tensor]:
@@ -60,23 +68,25 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
         metrics = {**metrics, "weight_mean": weights.mean()}
     else:
         loss = losses.mean()
+    further = further_gradients(model.policy, extra)
     optimizers = [model.policy.optimizer, *(getattr(model.policy, name) for name in extra)]
     on_device = all(reading_waits(optimizer, loss.device) for optimizer in optimizers)
-    gradients = [gradients_of(part, optimizer) for part, optimizer in zip(extra.values(), optimizers[1:], strict=True)]
-    optimizers[0].zero_grad()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss.backward()
     seen = {"loss": loss.detach(), **({"priorities": priorities.max()} if model.prioritized else {})}
     large = not on_device and not loss.item() < LARGE_LOSS
     if large or measure_norm or model.max_grad_norm is not None:
         seen["grad_norm"] = clip_gradients(model.q_net, model.max_grad_norm)
         metrics = {**metrics, "grad_norm": seen["grad_norm"]}
-    for pairs in gradients:  # of extra losses; not clipped
-        for parameter, gradient in pairs:
+    for name, gradients in further.items():  # not clipped
+        seen[name] = extra[name].detach()
+        seen[f"grad_norm of {name}"] = th.nn.utils.get_total_norm(list(gradients.values()))
+        for parameter, gradient in gradients.items():
             parameter.grad = gradient
-    seen.update({name: part.detach() for name, part in extra.items()})
     try:
         if on_device:
-            metrics = {**metrics, "skipped": step_where_finite(optimizers, seen)}
+            metrics = {**metrics, SKIPPED: step_where_finite(optimizers, seen)}
         else:
             check_seen(seen)
             for optimizer in optimizers:
@@ -90,7 +100,7 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
         raise refusal(what, model.q_net, model.policy.optimizer.param_groups[0]["lr"], batch) from None
     if model.prioritized:
         model.replay_buffer.update_priorities(batch.indices, priorities)  # type: ignore[attr-defined, union-attr]
-    return {"loss": loss, "q_mean": q_values.mean(), **metrics}
+    return {**metrics, "loss": loss, "q_mean": q_values.mean()}
 
 
 def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
@@ -103,10 +113,20 @@ def clip_gradients(network: th.nn.Module, max_norm: float | None) -> th.Tensor:
     return norm
 
 
-def gradients_of(loss: th.Tensor, optimizer: th.optim.Optimizer) -> list[tuple[th.nn.Parameter, th.Tensor]]:
-    """:return: the optimizer's parameters and their gradients; the gradients of other parameters are not changed"""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return list(zip(parameters, th.autograd.grad(loss, parameters, retain_graph=True), strict=True))
+def further_gradients(policy: th.nn.Module, extra: dict[str, th.Tensor]) -> dict[str, dict[th.nn.Parameter, th.Tensor]]:
+    """
+    :return: the gradients of each further loss with respect to the parameters of its optimizer; no ``grad`` is changed
+    :raises ValueError: for a loss without an optimizer
+    """
+    found: dict[str, dict[th.nn.Parameter, th.Tensor]] = {}
+    for name, loss in extra.items():
+        if name not in optimizers_of(policy):
+            remedy = "return it from further_optimizers() of the policy"
+            raise ValueError(f"extra={name!r} of the loss is not an optimizer of the policy: {remedy}.")
+        parameters = [parameter for group in getattr(policy, name).param_groups for parameter in group["params"]]
+        gradients = th.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        found[name] = {p: gradient for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return found
 
 
 def step_where_finite(optimizers: list[th.optim.Optimizer], seen: dict[str, th.Tensor]) -> th.Tensor:

@@ -19,8 +19,9 @@ class Loss(NamedTuple):
     :param q_values: expected returns of the actions taken, to log, shape [B]
     :param metrics: further scalars to log as ``train/<name>``, averaged over gradient steps; ``*_min`` and ``*_max`` are the
         extremes instead
-    :param extra: further scalar losses, each with its own optimizer, by the name of that optimizer in the policy, such as
-        "fraction_optimizer"
+    :param extra: further scalar losses, by the names of their optimizers, such as "fraction_optimizer"; see
+        :meth:`~sb3_distrl.common.policies.ValuePolicy.further_optimizers`. An optimizer that is not fused makes each step wait
+        for a GPU
     """
 
     losses: th.Tensor

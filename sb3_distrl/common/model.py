@@ -74,12 +74,21 @@ class ValueModel(DQN):
     @staticmethod
     def select_actions(values: th.Tensor) -> th.Tensor:
         """
-        Choose greedy actions, for acting and for the targets of learning. Subclasses may override it.
+        Greedy actions, in ``predict``, collecting and the targets of learning. A subclass may override it, as a static method.
 
-        :param values: to maximise, shape [B, A]
+        :param values: what actions maximise, shape [B, A]
         :return: shape [B]
         """
         return greedy_actions(values)
+
+    def random_actions(self, n: int) -> np.ndarray:
+        """
+        Actions that explore, in warm-up and in place of greedy ones with probability epsilon. A subclass may override it.
+
+        :param n: number of actions
+        :return: shape [n]
+        """
+        return np.array([self.action_space.sample() for _ in range(n)])
 
     def predict(
         self,
@@ -125,8 +134,8 @@ class ValueModel(DQN):
             obs, _ = self._to_tensor(observation)
             with th.no_grad():
                 actions[:] = self.select_actions(self.q_net.acting_values(obs, deterministic, self.risk)).cpu().numpy()
-        for i in np.flatnonzero(explore):
-            actions[i] = self.action_space.sample()
+        if explore.any():
+            actions[explore] = self.random_actions(int(explore.sum()))
         return actions
 
     def _to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
@@ -324,14 +333,14 @@ class ValueModel(DQN):
         return self._seeding.unseeded_since(self._random_state, self.action_space, self.device)
 
     def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         state = self._state_to_resume()
         if state is not None and not reset_num_timesteps:
             with seeding_of_our_own():
                 set_random_state(state, self.action_space, self.device)
         self._random_state = None
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{name}" for name in optimizers_of(self.policy))], []

@@ -234,6 +234,8 @@ class ValuePolicy(DQNPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **net_kwargs: Any,
     ) -> None:
+        if "n_outputs" in net_kwargs:
+            raise ValueError(f"n_outputs={net_kwargs['n_outputs']} follows from other policy_kwargs: leave it out.")
         features_extractor_class = features_extractor_class or self.default_features_extractor
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if self.default_net_arch.get(features_extractor_class) and "features_dim" in features_extractor_kwargs:
@@ -254,6 +256,24 @@ class ValuePolicy(DQNPolicy):
             optimizer_class,
             optimizer_kwargs,
         )
+
+    def further_optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """
+        Optimizers of the further losses of :class:`~sb3_distrl.common.loss.Loss`. Subclasses may override it.
+
+        :return: by the names that these losses have, such as "fraction_optimizer". They become attributes of the policy, and
+            are saved with it. Their parameters are left to them; learning-rate schedules and clipping do not apply
+        """
+        return {}
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        further = self.further_optimizers()
+        theirs = {parameter for each in further.values() for group in each.param_groups for parameter in group["params"]}
+        if theirs:
+            own = [parameter for parameter in self.q_net.parameters() if parameter not in theirs]
+            self.optimizer = self.optimizer_class(own, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        vars(self).update(further)
 
     def make_q_net(self) -> ValueNetwork:  # type: ignore[override]
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)

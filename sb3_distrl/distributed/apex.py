@@ -39,6 +39,12 @@ REPLACED = {
 }
 
 
+def refuse_replaced(arguments: dict[str, Any]) -> None:
+    """:raises ValueError: for arguments of the algorithm that have no effect with actors"""
+    for name in REPLACED.keys() & arguments.keys():
+        raise ValueError(f"{name}={arguments[name]} has no effect on actors: use {REPLACED[name]}.")
+
+
 class ApeX(ValueAlgorithm):
     """
     Distributed Prioritized Experience Replay (Horgan et al. 2018, https://arxiv.org/abs/1803.00933) for an algorithm of this
@@ -122,8 +128,7 @@ class ApeX(ValueAlgorithm):
         stall_timeout: float = 600.0,
         **kwargs: Any,
     ) -> None:
-        for name in REPLACED.keys() & kwargs.keys():
-            raise ValueError(f"{name}={kwargs[name]} has no effect on actors: use {REPLACED[name]}.")
+        refuse_replaced(kwargs)
         if env is not None and not isinstance(env, ActorEnvs):
             env = ActorEnvs(env, n_actors, envs_per_actor)
         self.n_actors = n_actors if env is None else env.n_actors
@@ -172,6 +177,7 @@ class ApeX(ValueAlgorithm):
         :return: the model
         :raises ValueError: as in the algorithm's ``load``
         """
+        refuse_replaced(kwargs)
         if isinstance(path, (str, Path)):
             path = whole_model(path)
         if env is not None and not isinstance(env, ActorEnvs):

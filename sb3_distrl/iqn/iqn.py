@@ -105,7 +105,7 @@ class IQN(ValueAlgorithm):
             else:
                 values = self.q_net_target.sampled_values(features, Noise.SHARED, self.target_risk)
             taus = th.rand(len(values), self.policy.n_target_quantiles, device=self.device)
-            quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED)  # [B, M, A]
+            quantiles = self.q_net_target.quantiles(features, taus, Noise.SHARED).float()  # [B, M, A]
         return batch.rewards + bootstrap * gather_actions(quantiles, self.select_actions(values))
 
     def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
@@ -114,7 +114,7 @@ class IQN(ValueAlgorithm):
         taus = th.rand(len(targets), self.policy.n_quantiles, device=self.device)
         with self.autocast():
             features = self.q_net.encode(batch.observations, Noise.SHARED)
-            quantiles = self.q_net.quantiles(features, taus, Noise.SHARED)  # [B, N, A]
+            quantiles = self.q_net.quantiles(features, taus, Noise.SHARED).float()  # [B, N, A]
         quantiles = gather_actions(quantiles, batch.actions.long().squeeze(1))  # [B, N]
         losses = quantile_huber_loss(quantiles, targets, taus, self.kappa)
         return Loss(losses, losses.detach(), quantiles.detach().mean(dim=1))

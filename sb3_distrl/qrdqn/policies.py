@@ -75,6 +75,11 @@ class QRDQNPolicy(ValuePolicy):
         """The target network, by sb3-contrib's name."""
         return self.q_net_target
 
+    @property
+    def n_quantiles(self) -> int:
+        """Number of quantiles."""
+        return self.q_net.n_quantiles
+
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load parameters as in torch, also those of sb3-contrib's policy, which have other names."""
         return super().load_state_dict(OrderedDict(self._renamed(state_dict)), *args, **kwargs)
