@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 def check_second_part(folder, table):
     """:param folder: of a run of 2000 steps that was interrupted after its first checkpoint, and went on"""
     first, second = parts(folder)
-    assert (first.start, second.start) == (0, 500)
+    assert (first.start, second.start) == (0, 520)  # a rollout has 40 steps
     assert list(pd.read_csv(table)["step"]) == list(range(400, 2001, 400))
     (monitor,) = second.folder.glob("*monitor.csv")
     played = pd.read_csv(monitor, skiprows=1)["l"].sum()
@@ -190,7 +190,7 @@ def test_a_run_that_broke_off_is_evaluated_at_its_end(tmp_path):
     with pytest.raises(SystemExit, match="1 of 1 runs failed"):
         run(tmp_path, path)
     run(tmp_path, path)
-    assert [part.start for part in parts(folder_of_rainbow(tmp_path))] == [0, 500]
+    assert [part.start for part in parts(folder_of_rainbow(tmp_path))] == [0, 520]
     rows = pd.read_csv(tmp_path / "results" / "tiny.csv")
     assert rows[["step", "episodes"]].to_numpy().tolist() == [[2000, 3]]
 

@@ -97,6 +97,19 @@ def test_streams_at_different_paces_hold_what_buffers_of_their_own_would(kind, o
     assert np.isfinite(batch.weights.numpy()).all() and (buffer.tree[batch.indices] > 0).all()
 
 
+def test_environments_in_another_order():
+    """Each goes on where it was."""
+    parts = {"": Part("flat", 1, 2)}
+    source = Stream(parts, 2, False, 0)
+    ours, swapped = (Stream.make_buffer(parts, 2 * ROWS, 2, False) for _ in range(2))
+    for _ in range(2):
+        block = source.block(3)
+        ours.add_block(np.array([0, 1]), block)
+        swapped.add_block(np.array([1, 0]), block)
+    assert np.array_equal(ours.timeouts, swapped.timeouts[:, ::-1]) and np.array_equal(ours.rewards, swapped.rewards[:, ::-1])
+    swapped.check_valid()
+
+
 def test_no_return_reaches_over_a_lost_block():
     """Also where the observation is by chance the one that it would have been without the loss."""
     constant = {"": Part("flat", 1, 2, values="zero", dtype=np.uint8)}

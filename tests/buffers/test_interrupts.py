@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_distrl.buffers import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from sb3_distrl.buffers.transitions import RepairOnError
 from tests.buffers.naive_replay import ACTIONS
 from tests.buffers.stacks import received
 
@@ -213,6 +214,20 @@ def test_a_second_interrupt_starts_the_repair_again(monkeypatch):
     for kind in ("stack", "dict", "whole"):
         for line, stream, arguments in all_interrupts(monkeypatch, kind, "full", 0, 5, in_repairs=True):
             go_on(stream, arguments, WAYS[line % 4])
+
+
+def test_a_repair_that_a_signal_ends_is_repeated():
+    """A handler of SIGTERM raises SystemExit, which is raised again afterwards."""
+    calls = []
+
+    def repair():
+        calls.append(None)
+        if len(calls) == 1:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit, match="143"), RepairOnError(repair):
+        raise KeyboardInterrupt
+    assert len(calls) == 2
 
 
 def test_interrupted_priorities(monkeypatch):

@@ -85,6 +85,19 @@ def test_a_value_for_each_row_array_is_needed():
     assert buffer.size() == 0
 
 
+def test_values_without_a_row_array_are_refused():
+    class Forgets(PrioritizedReplayBuffer):
+        def row_values(self, *args):
+            return {**super().row_values(*args), "intrinsic": np.zeros(self.n_envs)}
+
+    buffer = make_buffer(Forgets)
+    with pytest.raises(
+        ValueError, match=r"row_values\(\) gave \['actions', .*'intrinsic'\] and should give .*: see row_arrays"
+    ):
+        feed(buffer, Episodes(1).step())
+    assert buffer.size() == 0
+
+
 @pytest.mark.parametrize("buffer_class", SUBCLASSES)
 def test_blocks_carry_them(buffer_class):
     source, buffer = (make_buffer(buffer_class, n_envs=n, rows=8) for n in (2, 4))

@@ -1,5 +1,6 @@
 """The state of random generators: complete, and without touching GPUs that the model is not on."""
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,19 @@ def test_all_generators_go_on() -> None:
     assert draws(space) != expected
     set_random_state(state, space, CPU)
     assert draws(space) == expected
+
+
+def test_a_copy_of_a_loaded_model_resumes_exactly(tmp_path: Path) -> None:
+    """Also if another model, which seeds the generators, is made before."""
+    model = make(Rainbow)
+    model.learn(30)
+    model.save_checkpoint(tmp_path / "checkpoint")
+    parameters = []
+    for copied in (False, True):
+        loaded = Rainbow.load_checkpoint(tmp_path / "checkpoint", env=vec_env(), device="cpu")
+        if copied:
+            loaded = copy.deepcopy(loaded)
+        make(Rainbow, seed=5)
+        loaded.learn(20, reset_num_timesteps=False)
+        parameters.append(th.nn.utils.parameters_to_vector(loaded.q_net.parameters()))
+    assert th.equal(*parameters)

@@ -332,3 +332,10 @@ def test_without_ray():
         "learned",
     ], run.stderr
     assert "collector" in SMALL
+
+
+def test_load_refuses_what_has_no_effect(tmp_path):
+    make_model().save(tmp_path / "model")
+    for name, value in (("overlap", True), ("exploration_final_eps", 0.3)):
+        with pytest.raises(ValueError, match=f"{name}={value} has no effect on actors"):
+            ApeXRainbow.load(tmp_path / "model", **{name: value})

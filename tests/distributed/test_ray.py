@@ -96,8 +96,9 @@ def test_synchronous_actors_are_not_to_blame_before_they_are_asked():
     assert long_ago.failures == 0
 
 
-def test_environments_are_closed(tmp_path, caplog):
+def test_environments_are_closed(tmp_path, caplog, monkeypatch):
     """By their actors, even if it fails, about which the log says something."""
+    monkeypatch.setattr("sb3_distrl.distributed.ray_collector.CLOSE_TIMEOUT", 120.0)  # of a busy machine
     model = make_model(env=Telling.maker(tmp_path, process=os.getpid()), collector="ray", synchronous=True)
     model.learn(40)
     assert model._intake is None

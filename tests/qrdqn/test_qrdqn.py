@@ -86,7 +86,7 @@ def test_networks_are_those_of_sb3_contrib(batch_size: int) -> None:
     obs = th.randn(5, 4)
     assert th.equal(ours.quantile_net(obs), theirs.quantile_net(obs)) and ours.quantile_net(obs).shape == (5, 200, 2)
     assert ours.policy.optimizer.param_groups[0]["eps"] == theirs.policy.optimizer.param_groups[0]["eps"] == 0.01 / batch_size
-    assert ours.n_quantiles == theirs.n_quantiles == 200
+    assert ours.n_quantiles == ours.policy.n_quantiles == theirs.n_quantiles == 200
     for net in (ours.quantile_net, ours.policy.quantile_net):
         assert net is ours.q_net
     for net in (ours.quantile_net_target, ours.policy.quantile_net_target):
