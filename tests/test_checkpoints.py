@@ -246,3 +246,16 @@ def test_a_replay_buffer_of_other_settings(name: str, value: Any, message: str, 
     model = make(QRDQN, **settings)
     model.load_replay_buffer(tmp_path / "buffer")
     model.learn(20)
+
+
+def test_environments_by_id(tmp_path: Path) -> None:
+    """As the constructor takes them."""
+    model = QRDQN("MlpPolicy", "CartPole-v1", learning_starts=10, buffer_size=100, device="cpu").learn(30)
+    model.save_checkpoint(tmp_path / "checkpoint")
+    for loaded in (
+        QRDQN.load_checkpoint(tmp_path / "checkpoint", "CartPole-v1", device="cpu"),
+        QRDQN.load(tmp_path / "checkpoint", env="CartPole-v1", device="cpu"),
+    ):
+        loaded.set_env("CartPole-v1")
+        loaded.learn(10, reset_num_timesteps=False)
+        assert loaded.num_timesteps > 40

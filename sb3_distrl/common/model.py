@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import Env
 from stable_baselines3 import DQN, HerReplayBuffer
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
@@ -68,8 +69,6 @@ class ValueModel(DQN):
     bootstrap_risk = RiskMeasure[Distortion | None](optional=True)
     _random_state: dict[str, Any] | None = None  # loaded, for the next learn()
     _seeding: Seeding | None = None  # what was seeded since loading
-
-    # Acting
 
     @staticmethod
     def select_actions(values: th.Tensor) -> th.Tensor:
@@ -309,6 +308,7 @@ class ValueModel(DQN):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        env = maybe_make_env(env, verbose)  # of an id, in load() and set_env(), too
         refuse_vector_env(env)
         if isinstance(env, (Env, VecEnv)):  # otherwise SB3 raises an error
             check_spaces(env.observation_space, env.action_space)

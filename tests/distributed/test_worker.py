@@ -206,7 +206,7 @@ def test_what_actors_can_make_environments_of():
             make_envs(source, n_envs)
     with pytest.raises(ValueError, match="n_actors=0 must be at least 1"):
         ActorEnvs("CartPole-v1", 0, None)
-    with pytest.raises(AttributeError, match="processes of actors"):
+    with pytest.raises(AttributeError, match="actors' processes"):
         ActorEnvs("CartPole-v1", 1, None).env_method("render")
 
 
