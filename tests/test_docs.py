@@ -2,7 +2,7 @@
 The blocks of the README and of docs/ run as they are printed: in order, page by page, each page in an empty folder.
 
 Blocks of ``python`` share the names of their page. One that begins with a comment such as ``# my_envs.py`` is also written
-to that file. Of blocks of ``bash``, the commands of sb3-distrl run, in this process. Other languages, and blocks without one,
+to that file. Files that a page includes run first. Of blocks of ``bash``, the commands of sb3-distrl run, in this process. Other languages, and blocks without one,
 do not run.
 
 What takes long is shortened: ``learn(20_000)``, ``total_timesteps``, ``learning_starts``, ``n_eval_episodes``, and the options
@@ -35,6 +35,7 @@ CAPS = {
 OPTION_CAPS = {"-n": STEPS, "--n-timesteps": STEPS, "--n-trials": 2, "--eval-episodes": 2}
 SHORTEN = re.compile(r"<!-- shorten: (.+?) -> (.*?) -->")
 COMMENTS = re.compile(r"(?:<!--(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
+INCLUDED = re.compile(r"^\.\. literalinclude:: (\S+)$", re.MULTILINE)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yml))\n")
 REPOSITORY = re.compile(r"https://(?:github\.com|raw\.githubusercontent\.com)/sb3-distrl/sb3-distrl/(?:blob/|tree/|raw/)?main/")
 
@@ -103,9 +104,10 @@ def parse(page: Path) -> Document:
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     document = parse(page)
     document.namespace["__name__"] = "__main__"
+    for included in INCLUDED.findall(document.text):
+        exec((page.parent / included).read_text(), document.namespace)
     for example in document:
         try:
             example.evaluate()
