@@ -2,12 +2,12 @@
 The blocks of the README and of docs/ run as they are printed: in order, page by page, each page in an empty folder.
 
 Blocks of ``python`` share the names of their page. One that begins with a comment such as ``# my_envs.py`` is also written
-to that file. Files that a page includes run first. Of blocks of ``bash``, the commands of sb3-distrl run, in this process. Other languages, and blocks without one,
-do not run.
+to that file, and so is one of ``yaml``. Files that a page includes run first. Of blocks of ``bash``, the commands of sb3-distrl
+run, in this process. Other languages, and blocks without one, do not run.
 
-What takes long is shortened: ``learn(20_000)``, ``total_timesteps``, ``learning_starts``, ``n_eval_episodes``, and the options
-``-n``, ``--n-trials`` and ``--eval-episodes`` are lowered to those in CAPS, and ``train`` without ``-n`` is given one. Before a
-block, ``<!-- shorten: range(5_000) -> range(300) -->`` replaces other text of it (one comment for each), and
+What takes long is shortened: ``learn(20_000)``, ``total_timesteps``, ``learning_starts``, ``n_eval_episodes``, and the
+options ``-n``, ``--n-trials`` and ``--eval-episodes`` are lowered to the numbers in CAPS, and ``train`` without ``-n`` is given
+one. Before a block, ``<!-- shorten: range(5_000) -> range(300) -->`` replaces other text of it (one comment for each), and
 ``<!-- skip: next "needs a GPU" -->`` leaves it out.
 """
 
@@ -37,16 +37,16 @@ SHORTEN = re.compile(r"<!-- shorten: (.+?) -> (.*?) -->")
 COMMENTS = re.compile(r"(?:<!--(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
 INCLUDED = re.compile(r"^\.\. literalinclude:: (\S+)$", re.MULTILINE)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yml))\n")
-REPOSITORY = re.compile(r"https://(?:github\.com|raw\.githubusercontent\.com)/sb3-distrl/sb3-distrl/(?:blob/|tree/|raw/)?main/")
+REPOSITORY = re.compile(
+    r"https://(?:github\.com|raw\.githubusercontent\.com)/sb3-distrl/sb3-distrl/(?:blob/|tree/|raw/)?main/"
+)
 
 
 def shortened(example: Example) -> str:
     """:return: the block with fewer steps"""
     source = str(example.parsed)
     for pattern, cap in CAPS.items():
-        source = re.sub(
-            rf"({pattern})([0-9][0-9_]*)", lambda found, cap=cap: f"{found[1]}{min(int(found[2]), cap)}", source
-        )
+        source = re.sub(rf"({pattern})([0-9][0-9_]*)", lambda found, cap=cap: f"{found[1]}{min(int(found[2]), cap)}", source)
     comments = COMMENTS.search(example.document.text, 0, example.start)
     for printed, tested in SHORTEN.findall(comments[0] if comments else ""):
         assert printed in source, f"line {example.line} has no {printed}"
