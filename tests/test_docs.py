@@ -2,13 +2,13 @@
 The blocks of the README and of docs/ run as they are printed: in order, page by page, each page in an empty folder.
 
 Blocks of ``python`` share the names of their page. One that begins with a comment such as ``# my_envs.py`` is also written
-to that file, and so is one of ``yaml``. Files that a page includes run first. Of blocks of ``bash``, the commands of sb3-distrl
-run, in this process. Other languages, and blocks without one, do not run.
+to that file, and so is one of ``yaml``. Files that a page includes run first. Of blocks of ``bash``, the commands of
+sb3-distrl run, in this process. Other languages, and blocks without one, do not run.
 
 What takes long is shortened: ``learn(20_000)``, ``total_timesteps``, ``learning_starts``, ``n_eval_episodes``, and the
-options ``-n``, ``--n-trials`` and ``--eval-episodes`` are lowered to the numbers in CAPS, and ``train`` without ``-n`` is given
-one. Before a block, ``<!-- shorten: range(5_000) -> range(300) -->`` replaces other text of it (one comment for each), and
-``<!-- skip: next "needs a GPU" -->`` leaves it out.
+options ``-n``, ``--n-trials`` and ``--eval-episodes`` are lowered to the numbers in CAPS and OPTION_CAPS, and ``train``
+without ``-n`` is given one. Before a block, ``<!-- shorten: range(5_000) -> range(300) -->`` replaces other text of it (one
+comment for each), and ``<!-- skip: next "needs a GPU" -->`` leaves it out.
 """
 
 import re
