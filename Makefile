@@ -19,7 +19,7 @@ help:
 	@echo "make test-slow          run the other ones: torch.compile, ONNX, processes, long training"
 	@echo "make test-all           run both, within 15 minutes"
 	@echo "make lint type format check        ruff and import-linter, mypy, reformat, all checks without changing files"
-	@echo "make docs               build the API documentation into build/docs"
+	@echo "make docs               build the documentation into build/docs"
 	@echo "make wheel              build the wheel, install it into an empty environment and train from it"
 
 $(STAMP): pyproject.toml constraints-dev.txt
