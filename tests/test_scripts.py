@@ -1,4 +1,4 @@
-"""The scripts that the README names run as it says."""
+"""The scripts that the README and docs/ name run as they say."""
 
 import importlib.util
 import re
