@@ -37,9 +37,7 @@ SHORTEN = re.compile(r"<!-- shorten: (.+?) -> (.*?) -->")
 COMMENTS = re.compile(r"(?:<!--(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
 INCLUDED = re.compile(r"^\.\. literalinclude:: (\S+)$", re.MULTILINE)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yml))\n")
-REPOSITORY = re.compile(
-    r"https://(?:github\.com|raw\.githubusercontent\.com)/sb3-distrl/sb3-distrl/(?:blob/|tree/|raw/)?main/"
-)
+RELATIVE = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")  # links of the README
 
 
 def shortened(example: Example) -> str:
@@ -118,7 +116,8 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_files_of_the_repository_that_pages_link_to_exist(page: Path) -> None:
     text = page.read_text()
-    links = [text[found.end() :] for found in REPOSITORY.finditer(text)] + text.split("](source:")[1:]
-    for link in links:
-        path = re.split(r"[)\s\"'>#]", link, maxsplit=1)[0]
+    paths = [link.split(")")[0].split("#")[0] for link in text.split("](source:")[1:]]
+    if page.parent == ROOT:
+        paths += RELATIVE.findall(text)
+    for path in paths:
         assert (ROOT / path).exists(), f"{page.name} links to {path}"
