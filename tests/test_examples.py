@@ -125,6 +125,7 @@ def test_with_actors(cls: Any) -> None:
     assert len(np.unique(model.replay_buffer.tree[np.arange(200)])) > 20, "actors send priorities of their own"
 
 
+@pytest.mark.slow
 def test_fractions_minimise_the_distance() -> None:
     """The fraction loss's gradient is that of the 1-Wasserstein distance (FQF, proposition 1), by finite differences."""
     model = FQF("MlpPolicy", "CartPole-v1", **{**SETTINGS, "prioritized": False}).learn(60)

@@ -178,6 +178,7 @@ def first_frames(n_resets: int, **kwargs: Any) -> np.ndarray:
     return np.array(numbers)
 
 
+@pytest.mark.slow
 def test_no_ops() -> None:
     numbers = first_frames(12, noop_max=5, seed=3)
     assert set(numbers.flat) == {0, 1, 2, 3, 4}

@@ -29,6 +29,7 @@ def made(env: Any) -> AtariVecEnv:
     return env.unwrapped
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(command: Command, config: Config) -> None:
     entry = config(ENTRY.format(more=f"frame_stack: 4, env_wrapper: [{WRAPPER}]"))
     evaluate = ["--eval-freq", "400", "--eval-episodes", "1", "--n-eval-envs", "2"]
