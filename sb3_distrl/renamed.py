@@ -1,15 +1,18 @@
-"""Former names of what has another name now."""
+"""Deprecated names."""
 
+import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 
-def renamed(module: str, **names: Any) -> Callable[[str], Any]:
+def renamed(module: str, **names: str) -> Callable[[str], Any]:
     """
-    :param module: whose ``__getattr__`` this is
-    :param names: what former names stand for
-    :return: a function that gives it, with a DeprecationWarning of the name to use
+    Make a module's ``__getattr__``, which returns what former names stand for, with a DeprecationWarning.
+
+    :param module: name of the module
+    :param names: the current name for each former one
+    :return: the function
     """
 
     def __getattr__(name: str) -> Any:
@@ -17,6 +20,6 @@ def renamed(module: str, **names: Any) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         current = names[name]
         warnings.warn(f"{module}.{name} is now called {current}: use that name.", DeprecationWarning, stacklevel=2)
-        return getattr(__import__(module, fromlist=[current]), current)
+        return getattr(importlib.import_module(module), current)
 
     return __getattr__

@@ -169,11 +169,12 @@ class ValueAlgorithm(ValueModel):
         overlap = self.overlap and not isinstance(self.replay_buffer, HerReplayBuffer)
         if not overlap:
             self._do_deferred_steps()  # of a loaded model
-        elif self._overlap_env is None or self._overlap_env.venv is not env:
-            self._overlap_env = OverlapVecEnv(env, WeakMethod(self._do_deferred_steps))
-        envs = self._overlap_env if overlap and self._overlap_env is not None else env
+        else:
+            if self._overlap_env is None or self._overlap_env.venv is not env:
+                self._overlap_env = OverlapVecEnv(env, WeakMethod(self._do_deferred_steps))
+            env = self._overlap_env
         try:
-            rollout = super().collect_rollouts(envs, StopAfterStoring(callback, stoppable), stoppable, *args, **kwargs)
+            rollout = super().collect_rollouts(env, StopAfterStoring(callback, stoppable), stoppable, *args, **kwargs)
         except BaseException:
             self._last_obs = None  # the environment may be a step ahead: the next learn() resets it
             raise
@@ -237,6 +238,11 @@ class ValueAlgorithm(ValueModel):
         """:return: the network's outputs in a gradient step: with noise, in ``precision``; shape [B, A, Z], float32"""
         with self.autocast():
             return network.outputs(inputs, Noise.SHARED).float()
+
+    def taken_outputs(self, batch: Samples) -> th.Tensor:
+        """:return: the online network's outputs for the actions taken, with gradient, shape [B, Z]"""
+        assert isinstance(self.q_net, OutputNetwork)
+        return gather_actions(self.outputs(self.q_net, batch.observations).mT, batch.actions.long().squeeze(1))
 
     def next_outputs(self, batch: Samples) -> th.Tensor:
         """:return: the target network's outputs for greedy next actions (``double_q``: the online network's), shape [B, Z]"""

@@ -58,7 +58,7 @@ def gradient_step(model: ValueAlgorithm, batch: Samples, measure_norm: bool) -> 
     the loss, its gradients or the priorities are not finite.
 
     :param measure_norm: whether to log the norm of the gradients even if clipping does not need it
-    :return: scalars to log; where the device decides, 1 for a ``skipped`` step
+    :return: scalars to log; where the device decides, ``SKIPPED`` is 1 for a skipped step
     :raises ValueError: if the step was not taken, unless the device decides
     """
     losses, priorities, q_values, metrics, extra = evaluate(model, batch)

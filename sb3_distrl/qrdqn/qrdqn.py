@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
 from sb3_distrl.common.policies import adam_arguments
-from sb3_distrl.functional import Distortion, gather_actions, quantile_huber_loss, quantile_midpoints
+from sb3_distrl.functional import Distortion, quantile_huber_loss, quantile_midpoints
 from sb3_distrl.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, QRDQNNetwork, QRDQNPolicy, own_policy
 
 
@@ -40,6 +40,10 @@ class QRDQN(ValueAlgorithm):
     policy: QRDQNPolicy  # type: ignore[assignment]
     q_net: QRDQNNetwork  # type: ignore[assignment]
     q_net_target: QRDQNNetwork  # type: ignore[assignment]
+    # sb3-contrib's names, which its policy has, too
+    quantile_net = QRDQNPolicy.quantile_net
+    quantile_net_target = QRDQNPolicy.quantile_net_target
+    n_quantiles = QRDQNPolicy.n_quantiles
 
     def __init__(
         self,
@@ -94,27 +98,11 @@ class QRDQN(ValueAlgorithm):
         arguments["optimizer_kwargs"] = adam_arguments(optimizer_class, given, eps=0.01 / self.batch_size)
         return arguments
 
-    @property
-    def quantile_net(self) -> QRDQNNetwork:
-        """The online network, under sb3-contrib's name."""
-        return self.q_net
-
-    @property
-    def quantile_net_target(self) -> QRDQNNetwork:
-        """The target network, under sb3-contrib's name."""
-        return self.q_net_target
-
-    @property
-    def n_quantiles(self) -> int:
-        """Number of quantiles."""
-        return self.q_net.n_quantiles
-
     def targets(self, batch: Samples, bootstrap: th.Tensor) -> th.Tensor:
         return batch.rewards + bootstrap * self.next_outputs(batch)  # [B, N]
 
     def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        quantiles = self.outputs(self.q_net, batch.observations)  # [B, A, N]
-        quantiles = gather_actions(quantiles.mT, batch.actions.long().squeeze(1))  # [B, N]
+        quantiles = self.taken_outputs(batch)  # [B, N]
         with th.no_grad():
             targets = self.targets(batch, bootstrap)
         losses = quantile_huber_loss(quantiles, targets, quantile_midpoints(targets.shape[1], self.device))

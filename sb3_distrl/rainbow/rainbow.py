@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sb3_distrl.common.algorithm import ValueAlgorithm
 from sb3_distrl.common.loss import Loss, Samples
-from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, gather_actions, project_categorical
+from sb3_distrl.functional import Distortion, clipped_mass, cross_entropy, entropy, project_categorical
 from sb3_distrl.rainbow.policies import NO_DISTRIBUTION, CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowNetwork, RainbowPolicy
 
 VISIBLE_CLIPPED_MASS = 0.05  # share of target mass outside the support that causes a warning
@@ -117,8 +117,7 @@ class Rainbow(ValueAlgorithm):
         return batch.rewards + bootstrap * next_outputs, th.ones_like(next_outputs)
 
     def loss(self, batch: Samples, bootstrap: th.Tensor) -> Loss:
-        outputs = self.outputs(self.q_net, batch.observations)  # [B, A, Z]
-        outputs = gather_actions(outputs.mT, batch.actions.long().squeeze(1))  # [B, Z]
+        outputs = self.taken_outputs(batch)  # [B, Z]
         with th.no_grad():
             atoms, probs = self.targets(batch, bootstrap)
         loss = self._categorical_loss if self.q_net.distributional else self._scalar_loss
